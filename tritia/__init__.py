@@ -1,0 +1,3 @@
+"""High-order gradient steps and triple-inertial alternating minimisation for Optax and Flax."""
+
+__version__ = "0.1.0"
