@@ -129,10 +129,18 @@ def test_scheduled_nesterov_against_the_textbook(x64):
 
 def test_different_schedules_are_read_at_the_documented_step(x64):
     # Read at update t: predict and evaluate act in update t + 1, correct in update t.
-    predict = lambda t: 0.1 * (t + 1)
-    evaluate = lambda t: 0.05 * (t + 1) ** 2
-    correct = lambda t: 0.03 * t
-    gradient = lambda w: 3.0 * w
+    def predict(t):
+        return 0.1 * (t + 1)
+
+    def evaluate(t):
+        return 0.05 * (t + 1) ** 2
+
+    def correct(t):
+        return 0.03 * t
+
+    def gradient(w):
+        return 3.0 * w
+
     solver = tritia.triple_inertia(optax.sgd(0.1), predict, evaluate, correct)
     u, d = 1.0, 0.0
     params = jnp.array(1.0)

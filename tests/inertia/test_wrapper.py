@@ -1,0 +1,347 @@
+"""Dtypes, memory, constraints, restarts and errors of triple inertia."""
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tritia
+
+
+def run(solver, gradient, params, steps):
+    state = solver.init(params)
+    for _ in range(steps):
+        updates, state = solver.update(gradient(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+# Constraints.
+
+
+@hypothesis.given(
+    coefficients=st.tuples(*[st.floats(-0.9, 1.5)] * 3),
+    target=st.lists(st.floats(-3.0, 3.0), min_size=3, max_size=3),
+)
+def test_iterate_stays_feasible(coefficients, target):
+    projection = optax.projections.projection_non_negative
+    solver = tritia.triple_inertia(optax.sgd(0.3), *coefficients, projection=projection)
+    target = jnp.array(target)
+    params = jnp.ones(3)
+    state = solver.init(params)
+    for _ in range(8):
+        updates, state = solver.update(params - target, state, params)
+        params = optax.apply_updates(params, updates)
+        iterate = tritia.eval_params(state, params)
+        # u is recovered from e = u + p2 d, so it is feasible up to the rounding of those.
+        scale = 1.0 + jnp.max(jnp.abs(params)) + jnp.max(jnp.abs(state.displacement))
+        assert jnp.min(iterate) >= -1e-5 * scale
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        optax.projections.projection_simplex,
+        optax.projections.projection_l2_ball,
+        lambda tree: optax.projections.projection_box(tree, 0.1, 0.4),
+    ],
+)
+def test_projected_descent_finds_the_constrained_minimum(projection):
+    # The nearest point of the set to the target is the target's projection.
+    target = jnp.array([0.9, 0.6, -0.4])
+    solver = tritia.triple_inertia(optax.sgd(0.3), 0.4, 0.4, 0.2, projection=projection)
+    params, state = run(solver, lambda w: w - target, jnp.array([0.2, 0.3, 0.5]), 60)
+    np.testing.assert_allclose(
+        tritia.eval_params(state, params), projection(target), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_projected_steps_against_a_loop_written_by_hand(x64):
+    # Behind a projection the correction is a third degree of freedom: this is not a rescaling.
+    p1, p2, p3 = 0.6, 0.3, 0.5
+
+    def project(w):
+        return np.clip(w, 0.0, 0.8)
+
+    curvature, target = np.array([1.0, 3.0, 0.3]), np.array([2.0, -1.0, 0.5])
+    solver = tritia.triple_inertia(
+        optax.sgd(0.2), p1, p2, p3, projection=lambda w: jnp.clip(w, 0.0, 0.8)
+    )
+    u = u_previous = np.array([0.1, 0.7, 0.0])
+    params = jnp.array(u)
+    state = solver.init(params)
+    for _ in range(12):
+        d = u - u_previous
+        e = u + p2 * d
+        v = project(u + p1 * d - 0.2 * curvature * (e - target))
+        u_previous, u = u, project(v + p3 * (v - u))
+        updates, state = solver.update(curvature * (params - target), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(tritia.eval_params(state, params), u, rtol=1e-12, atol=1e-14)
+
+
+# Restart.
+
+
+def reference_with_restart(gradient, u, rate, m, steps):
+    """Nesterov with the gradient restart of O'Donoghue and Candes, on complex numbers."""
+    d, restarts, trajectory = np.zeros_like(u), 0, []
+    for _ in range(steps):
+        e = u + m * d
+        g = gradient(e)
+        u_next = e - rate * g
+        uphill = np.real(np.sum(np.conj(g) * (u_next - u))) > 0
+        d = np.zeros_like(u) if uphill else u_next - u
+        restarts += uphill
+        u = u_next
+        trajectory.append(u)
+    return trajectory, restarts
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_gradient_restart_against_a_loop_written_by_hand(x64, is_complex):
+    curvature = np.array([1.0, 0.02])
+    start = np.array([1.0 + 2.0j, -1.0 + 0.5j]) if is_complex else np.array([1.0, -1.0])
+    expected, restarts = reference_with_restart(lambda w: curvature * w, start, 1.0, 0.98, 80)
+    assert restarts >= 2
+    solver = tritia.triple_inertia(optax.sgd(1.0), 0.98, 0.98, 0.0, restart="gradient")
+
+    def loss(w):
+        return 0.5 * jnp.sum(curvature * jnp.abs(w) ** 2)
+
+    params = jnp.array(start)
+    state = solver.init(params)
+    update = jax.jit(lambda w, s: solver.update(jnp.conj(jax.grad(loss)(w)), s, w))
+    for u in expected:
+        updates, state = update(params, state)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(tritia.eval_params(state, params), u, rtol=1e-9, atol=1e-12)
+
+
+def test_restart_saves_a_run_with_too_much_momentum():
+    curvature = jnp.array([1.0, 0.02])
+
+    def loss(w):
+        return 0.5 * jnp.sum(curvature * w**2)
+
+    final = {}
+    for restart in (None, "gradient"):
+        solver = tritia.triple_inertia(optax.sgd(1.0), 0.999, 0.999, 0.0, restart)
+        params, state = run(solver, jax.grad(loss), jnp.array([1.0, 1.0]), 100)
+        final[restart] = float(loss(tritia.eval_params(state, params)))
+    assert final["gradient"] < 1e-4 * final[None]
+
+
+def test_restart_needs_gradients():
+    anything = optax.stateless(lambda updates, params: jax.tree.map(jnp.zeros_like, params))
+    params = {"w": jnp.ones(2)}
+    free = tritia.triple_inertia(anything, 0.5, 0.5, 0.0)
+    free.update(None, free.init(params), params)
+    solver = tritia.triple_inertia(anything, 0.5, 0.5, 0.0, restart="gradient")
+    with pytest.raises(ValueError, match="restart='gradient' needs gradients"):
+        solver.update(None, solver.init(params), params)
+
+
+# Dtypes and memory.
+
+
+@pytest.mark.parametrize("accumulator", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("extra", [{}, {"restart": "gradient"}, {"projection": lambda w: w}])
+def test_state_and_updates_keep_their_types(dtype, accumulator, extra):
+    solver = tritia.triple_inertia(
+        optax.sgd(0.1), 0.9, jnp.array(0.9), lambda t: 0.1, accumulator_dtype=accumulator, **extra
+    )
+    params = {"w": jnp.ones((2, 3), dtype), "none": None, "scalar": jnp.ones((), dtype), "e": {}}
+    state = solver.init(params)
+    updates, new_state = solver.update(params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    assert not any(x.weak_type for x in jax.tree.leaves((state, new_state, updates)))
+    memory = {"complex64": "complex64"}.get(dtype, accumulator or dtype)
+    assert all(x.dtype == memory for x in jax.tree.leaves(state.displacement))
+
+
+def test_float32_memory_keeps_the_velocity_of_bfloat16_params():
+    # A constant gradient of -1: the velocity is the geometric sum of the momentum, 1 / (1 - m) in
+    # the end. In bfloat16 it stops growing once 1 is below its resolution.
+    velocity = {}
+    for accumulator in (None, "float32"):
+        solver = tritia.triple_inertia(
+            optax.scale(-1.0), 0.999, 0.0, 0.0, accumulator_dtype=accumulator
+        )
+        params = jnp.zeros((), jnp.bfloat16)
+
+        def step(state, _, solver=solver, params=params):
+            return solver.update(-jnp.ones_like(params), state, params)[1], None
+
+        state = jax.lax.scan(step, solver.init(params), length=1000)[0]
+        velocity[accumulator] = float(state.displacement)
+    exact = (1.0 - 0.999**1000) / 0.001
+    np.testing.assert_allclose(velocity["float32"], exact, rtol=1e-4)
+    assert velocity[None] < 0.7 * exact
+
+
+def test_injected_coefficients_take_effect_without_recompiling():
+    factory = optax.inject_hyperparams(tritia.triple_inertia, hyperparam_dtype=jnp.float32)
+    solver = factory(optax.sgd(0.1), predict=0.0, evaluate=0.0, correct=0.0)
+    params = jnp.ones(3, jnp.bfloat16)
+    state = solver.init(params)
+    traces = []
+
+    @jax.jit
+    def update(state, params):
+        traces.append(1)
+        return solver.update(params, state, params)
+
+    updates, state = update(state, params)
+    assert updates.dtype == jnp.bfloat16
+    state.hyperparams["correct"] = jnp.float32(1.0)
+    state.hyperparams["evaluate"] = jnp.float32(0.999)
+    doubled, state = update(state, params)
+    # (1 + p3) s, extrapolated by p2 = 0.999 (which bfloat16 would round to 1), is -0.3998.
+    np.testing.assert_allclose(doubled.astype(jnp.float32), -0.3998, rtol=4e-3)
+    np.testing.assert_allclose(state.inner_state.evaluate, 0.999, rtol=1e-6)
+    assert len(traces) == 1
+
+
+def test_projection_under_inject_hyperparams():
+    projection = optax.projections.projection_non_negative
+    static = optax.inject_hyperparams(tritia.triple_inertia, static_args="projection")
+    solver = static(optax.sgd(1.0), 0.5, 0.5, 0.0, projection=projection)
+    params, state = run(solver, lambda w: jnp.ones_like(w), jnp.array([0.5]), 3)
+    np.testing.assert_array_equal(tritia.eval_params(state, params), 0.0)
+    with pytest.raises(TypeError, match=r"projection is static.*static_args"):
+        tritia.triple_inertia(optax.sgd(1.0), 0.5, 0.5, 0.0, projection=jnp.array(1.0))
+
+
+def test_no_buffer_is_shared_and_all_can_be_donated():
+    momentum = jnp.array(0.5)
+    solver = tritia.triple_inertia(optax.sgd(0.1), momentum, momentum, momentum, output=momentum)
+    params = {"a": jnp.ones(4), "b": jnp.ones(())}
+    state = solver.init(params)
+
+    def assert_distinct(*trees):
+        buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(trees)]
+        assert len(set(buffers)) == len(buffers)
+
+    assert_distinct(params, state, momentum)
+    _, eager = solver.update(params, state, params)
+    assert_distinct(params, eager, momentum)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = solver.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected = params
+    expected_state = solver.init(params)
+    for _ in range(3):
+        expected, expected_state = step(expected, expected_state)
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    for _ in range(3):
+        params, state = donating(params, state)
+        assert_distinct(params, state, momentum)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_vmap_over_coefficients_is_a_loop_over_them():
+    def final(coefficients):
+        solver = tritia.triple_inertia(optax.sgd(0.1), *coefficients, restart="gradient")
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = solver.update(jnp.sinh(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = jnp.array([1.0, -0.5])
+        return jax.lax.scan(step, (params, solver.init(params)), length=20)[0]
+
+    settings = jnp.array([[0.9, 0.9, 0.0], [0.5, 0.0, 0.3], [0.0, 0.0, 0.0]])
+    params, states = jax.vmap(final)(settings)
+    outputs = jax.vmap(tritia.eval_params)(states, params)
+    for i, coefficients in enumerate(settings):
+        one, state = final(coefficients)
+        np.testing.assert_allclose(params[i], one, rtol=1e-5)
+        np.testing.assert_allclose(outputs[i], tritia.eval_params(state, one), rtol=1e-5)
+
+
+def test_extra_arguments_reach_inner():
+    solver = tritia.triple_inertia(
+        optax.chain(optax.scale(-1.0), optax.scale_by_backtracking_linesearch(20)), 0.0, 0.0, 0.0
+    )
+
+    def loss(w):
+        return jnp.sum(w**4)
+
+    params = jnp.array([2.0, -1.0])
+    state = solver.init(params)
+    for _ in range(10):
+        value, grad = jax.value_and_grad(loss)(params)
+        updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+    assert loss(params) < 0.1
+
+
+def test_inner_sees_the_evaluation_point():
+    seen = []
+
+    def spy(updates, params):
+        seen.append(params)
+        return updates
+
+    solver = tritia.triple_inertia(optax.stateless(spy), 0.0, 0.5, 0.0)
+    params, _ = run(solver, jnp.ones_like, jnp.array(0.0), 2)
+    # u goes 0, 1, 2; e = u + (u - u_prev) / 2.
+    assert [float(p) for p in seen] == [0.0, 1.5]
+    assert float(params) == 2.5
+
+
+def test_params_are_optional_without_a_projection():
+    solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.1)
+    grads = jnp.ones(2, jnp.bfloat16)
+    with_params, _ = solver.update(grads, solver.init(grads), grads)
+    without, _ = solver.update(grads, solver.init(grads))
+    np.testing.assert_array_equal(with_params, without)
+    ignored, _ = solver.update(grads, solver.init(grads), grads, unknown=0)
+    np.testing.assert_array_equal(ignored, without)
+    projected = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.1, projection=lambda w: w)
+    with pytest.raises(ValueError, match=r"solver\.update\(grads, state, params\)"):
+        projected.update(grads, projected.init(grads))
+
+
+def test_map_params_touches_the_displacement_alone():
+    solver = tritia.triple_inertia(optax.trace(0.9), 0.9, 0.9, 0.1)
+    params = {"w": jnp.ones(2)}
+    mapped = optax.tree.map_params(
+        solver,
+        lambda x: "param",
+        solver.init(params),
+        transform_non_params=lambda x: "other",
+    )
+    assert mapped.displacement == {"w": "param"}
+    assert mapped.inner_state.trace == {"w": "param"}
+    assert mapped.count == mapped.predict == mapped.evaluate == mapped.output == "other"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"inner": 0.1}, TypeError, "inner must be an optax.GradientTransformation.*0.1"),
+        ({"predict": "0.9"}, TypeError, "predict must be a number.*'0.9'"),
+        ({"evaluate": float("nan")}, ValueError, "evaluate is nan"),
+        ({"correct": jnp.ones(2)}, ValueError, r"correct must be .*shape \(2,\)"),
+        ({"output": True}, TypeError, "output must be a number"),
+        ({"restart": "gradients"}, ValueError, "restart is 'gradients'.*Did you mean 'gradient'"),
+        ({"projection": 1.0}, TypeError, "projection must be a function.*1.0"),
+        ({"accumulator_dtype": "int32"}, TypeError, "accumulator_dtype must be a floating"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    good = {"inner": optax.sgd(0.1), "predict": 0.5, "evaluate": 0.5, "correct": 0.0}
+    with pytest.raises(error, match=message):
+        tritia.triple_inertia(**(good | arguments))
