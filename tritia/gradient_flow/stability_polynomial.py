@@ -7,7 +7,8 @@ times curvature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -49,15 +50,10 @@ def stable_up_to(
         crossings += [x for x in real if x > start]
     crossings = sorted(crossings)
     crossings.append(2 * crossings[-1] + 1)
-    for left, right in zip(crossings, crossings[1:], strict=False):
+    for left, right in itertools.pairwise(crossings):
         if right - left <= 1e-5 * (1 + right):
             continue  # one double root, split by rounding
         middle = np.array(-(left + right) / 2)
         if abs(evaluate(polynomial, middle)) > bound:
             return float(left) if left > start else 0.0
     raise AssertionError("a polynomial that is not constant leaves every interval")
-
-
-def largest_excess(stability: Callable[[np.ndarray], np.ndarray], interval: float) -> float:
-    """Returns the largest |R(-x)| - 1 on a fine grid of [0, interval]."""
-    return float(np.max(np.abs(stability(-np.linspace(0.0, interval, 20001)))) - 1)

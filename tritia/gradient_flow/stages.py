@@ -1,0 +1,158 @@
+"""From a scheme's coefficients to what each stage does, with the least memory between stages.
+
+A step is a sequence of s stages. Stage j receives the slope k_j (a pytree like the params) and
+returns the *offset*: where the next stage stands, or after the last stage where the step ends, as
+(point - w_t) / h. Between stages it keeps a few pytrees, the *memory*. Opaque mode runs all stages
+inside one update and transparent mode one stage per update, with the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tritia.gradient_flow import promises
+from tritia.gradient_flow.order_conditions import Coefficient
+from tritia.gradient_flow.tableaus import ButcherTableau
+from tritia.gradient_flow.trees import Tree, cast_like, linear_combination, select, zeros_like
+
+Memory = tuple[Tree, ...]
+
+
+class Stages(NamedTuple):
+    """What a step's stages do.
+
+    Attributes:
+      count: the number s of stages, and of gradients per step.
+      slots: the number of params-shaped pytrees that must be kept between stages.
+      advance: `advance(stage, slope, memory)` returns the offset and the new memory.
+      rolled: whether `advance` is one program for all stages, so that a loop over them compiles
+        once; otherwise it is a program for each.
+    """
+
+    count: int
+    slots: int
+    advance: Callable[[jax.typing.ArrayLike, Tree, Memory], tuple[Tree, Memory]]
+    rolled: bool
+
+
+class _Kept(NamedTuple):
+    """What is in memory after a stage: slot number -> slope j, or -> the sum of a target's row."""
+
+    slopes: dict[int, int]
+    sums: dict[int, int]
+
+
+def _plan(rows: list[list[Coefficient]]) -> list[_Kept]:
+    """Decides what to keep after each stage: slopes, or sums for the targets still to come.
+
+    After stage j the next target is on its way out. What later targets need of the slopes so far
+    is either those slopes, or one partial sum for each target. Slopes grow in number and targets
+    run out, so keep slopes first and change to sums, for good, as soon as there are fewer of them:
+    one slot serves the classical RK4, three serve Dormand and Prince.
+    """
+    plan: list[_Kept] = []
+    slots: dict[int, int] = {}  # slope -> slot
+    for j in range(len(rows)):
+        targets = [i for i in range(j + 1, len(rows)) if any(rows[i][: j + 1])]
+        slopes = [c for c in range(j + 1) if any(rows[i][c] for i in targets)]
+        if len(targets) < len(slopes) or (plan and plan[-1].sums):
+            plan.append(_Kept({}, {i: slot for slot, i in enumerate(targets)}))
+            continue
+        slots = {c: slot for c, slot in slots.items() if c in slopes}
+        for c in slopes:
+            if c not in slots:
+                # The first free slot, so that what stays in memory stays in place.
+                slots[c] = next(n for n in range(len(rows)) if n not in slots.values())
+        plan.append(_Kept(dict(slots), {}))
+    return plan
+
+
+def tableau_stages(tableau: ButcherTableau) -> Stages:
+    """Returns the stages of a step of fixed size, those without influence on it left out."""
+    count = tableau.gradients_per_step
+    # Row j is the target that stage j sends out: the point of stage j + 1, or the step's end.
+    rows = [list(tableau.a[j + 1]) for j in range(count - 1)] + [list(tableau.b[:count])]
+    plan = _plan(rows)
+    used = [slot for kept in plan for slot in (*kept.slopes.values(), *kept.sums.values())]
+    slots = 1 + max(used, default=-1)
+
+    def stage_program(j: int):
+        before = plan[j - 1] if j else _Kept({}, {})
+        after = plan[j]
+
+        def target(i: int, slope: Tree, memory: Memory) -> Tree:
+            """Sums what is known of row i: what memory holds of it, and this stage's slope."""
+            terms = [(float(rows[i][c]), memory[slot]) for c, slot in before.slopes.items()]
+            terms += [(1.0, memory[before.sums[i]])] if i in before.sums else []
+            return linear_combination(slope, [*terms, (float(rows[i][j]), slope)])
+
+        def program(slope: Tree, memory: Memory) -> tuple[Tree, Memory]:
+            # Empty slots hold zeros, so that between steps the memory is the same after any run.
+            kept = [jax.tree.map(jnp.zeros_like, slot) for slot in memory]
+            for c, slot in after.slopes.items():
+                kept[slot] = slope if c == j else memory[slot]
+            for i, slot in after.sums.items():
+                kept[slot] = target(i, slope, memory)
+            kept = [cast_like(new, old) for new, old in zip(kept, memory, strict=True)]
+            return target(j, slope, memory), tuple(kept)
+
+        return program
+
+    programs = [stage_program(j) for j in range(count)]
+
+    def advance(stage, slope, memory):
+        if isinstance(stage, int):
+            return programs[stage](slope, memory)
+        return jax.lax.switch(stage, programs, slope, memory)
+
+    return Stages(count, slots, advance, rolled=False)
+
+
+def three_term_stages(coefficients: np.ndarray) -> Stages:
+    """Returns the stages of a method given by a three-term recurrence, one program for all.
+
+    With offsets d_0 = 0 and d_{j+1} = mu_j d_j + nu_j d_{j-1} + mu~_j k_j + gamma~_j k_0, memory
+    holds d_j, d_{j-1} and, if any gamma~ differs from 0, k_0: its size does not grow with s.
+
+    Args:
+      coefficients: an array of shape (s, 4), rows (mu, nu, mu~, gamma~).
+    """
+    count = len(coefficients)
+    keeps_first = bool(np.any(coefficients[:, 3]))
+
+    def advance(stage, slope, memory):
+        mu, nu, mu_slope, gamma_first = jnp.asarray(coefficients)[stage]
+        terms = [(mu_slope, slope), (mu, memory[0]), (nu, memory[1])]
+        first = memory[2:]
+        if keeps_first:
+            first = (select(jnp.equal(stage, 0), cast_like(slope, memory[2]), memory[2]),)
+            terms.append((gamma_first, first[0]))
+        offset = linear_combination(slope, terms)
+        kept = (cast_like(offset, memory[0]), memory[0], *first)
+        # Zeros between steps: the next step's first row multiplies them by 0.
+        kept = tuple(
+            select(jnp.equal(stage, count - 1), jax.tree.map(jnp.zeros_like, slot), slot)
+            for slot in kept
+        )
+        return offset, kept
+
+    return Stages(count, 3 if keeps_first else 2, advance, rolled=True)
+
+
+def empty_memory(stages: Stages, params: optax.Params, dtype: Any = None) -> Memory:
+    """Returns the memory between steps: zeros shaped like the params."""
+    return tuple(zeros_like(params, dtype) for _ in range(stages.slots))
+
+
+@promises.memory.register
+def _(scheme: ButcherTableau) -> int:
+    # The transparent state: the step's starting point and the memory between stages. Opaque mode
+    # keeps nothing from step to step; while it runs it needs as much.
+    count = scheme.gradients_per_step
+    return 0 if count == 1 else 1 + tableau_stages(scheme).slots

@@ -1,0 +1,77 @@
+"""Arithmetic on pytrees shaped like the params, in their precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+
+
+def compute_dtype(leaf: Any) -> Any:
+    """The dtype in which sums over stages are formed: that of the leaf, but at least float32."""
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+
+
+def linear_combination(like: Tree, terms: Sequence[tuple[Any, Tree]]) -> Tree:
+    """Returns the sum of coefficient times tree, shaped like `like`, in `compute_dtype`.
+
+    Python coefficients that are 0 are left out: what they multiply may be anything.
+    """
+    terms = [(x, tree) for x, tree in terms if isinstance(x, jax.Array) or x != 0]
+
+    def combine(leaf, *leaves):
+        dtype = compute_dtype(leaf)
+        total = jnp.zeros(jnp.shape(leaf), dtype)
+        for (x, _), value in zip(terms, leaves, strict=True):
+            # Coefficients may be traced: they must not promote a float32 leaf to float64.
+            total += jnp.asarray(x).astype(jnp.finfo(dtype).dtype) * value.astype(dtype)
+        return total
+
+    return jax.tree.map(combine, like, *[tree for _, tree in terms])
+
+
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """Returns `tree` with the dtypes of `like`."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
+    """Returns one tree or the other, in the dtypes of `if_false`; leaves may be random keys."""
+
+    def choose(x, y):
+        chosen = jnp.where(condition, x, y)
+        return chosen if chosen.dtype == y.dtype else chosen.astype(y.dtype)
+
+    return jax.tree.map(choose, if_true, if_false)
+
+
+def zeros_like(params: optax.Params, dtype: Any = None) -> Tree:
+    """Returns zeros in `dtype` or the params' dtypes, never weakly typed.
+
+    A complex leaf keeps a complex dtype of at least the precision of a real `dtype`.
+    """
+
+    def zeros(leaf):
+        target = jnp.result_type(leaf) if dtype is None else dtype
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            target = jnp.promote_types(target, jnp.complex64)
+        return jnp.zeros_like(leaf).astype(target)
+
+    return jax.tree.map(zeros, params)
+
+
+def times(number: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Multiplies by a scalar that must not promote the leaf's dtype."""
+    return jnp.asarray(number).astype(jnp.finfo(leaf.dtype).dtype) * leaf
+
+
+def move(params: optax.Params, h: jax.Array, offset: Tree) -> optax.Params:
+    """Returns params - h * offset in the dtypes of the params: slopes are gradients here."""
+    return jax.tree.map(
+        lambda p, o: (p.astype(o.dtype) - times(h, o)).astype(p.dtype), params, offset
+    )
