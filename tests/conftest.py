@@ -1,5 +1,13 @@
 """What every test shares: hypothesis's settings, and float64 where a test asks for it."""
 
+import os
+
+# The tests compile far more than they compute: ask XLA for quick compilation, not for fast code.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
+
 import hypothesis
 import jax
 import pytest
@@ -8,6 +16,9 @@ import pytest
 # the same ones on every run.
 hypothesis.settings.register_profile("tritia", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("tritia")
+
+# Two devices, so that shardings are tested for real.
+jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Checks of arguments, and numbers that may be schedules.
 
-Every transform of the library takes three kinds of argument, and this module knows one rule for each:
+Every transform of the library takes three kinds of argument, and there is one rule for each:
 
 * a *number* to tune: a Python float, a traced array or a schedule. Concrete Python numbers are
   range-checked when the transform is built; traced values cannot be.

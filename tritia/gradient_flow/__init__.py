@@ -1,21 +1,55 @@
 """High-order gradient steps: a learning rate is a time step of the gradient flow."""
 
+from tritia.gradient_flow.chebyshev import ChebyshevScheme as ChebyshevScheme
 from tritia.gradient_flow.coefficients import (
-    DIFFERENCE_SCHEMES,
-    LinearMultistep,
-    adams_bashforth_scheme,
-    bdf_scheme,
-    derive_scheme,
-    difference_scheme,
-    heavy_ball_scheme,
-    root_condition,
+    DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
+    LinearMultistep as LinearMultistep,
+    adams_bashforth_scheme as adams_bashforth_scheme,
+    bdf_scheme as bdf_scheme,
+    derive_scheme as derive_scheme,
+    difference_scheme as difference_scheme,
+    heavy_ball_scheme as heavy_ball_scheme,
+    root_condition as root_condition,
 )
+from tritia.gradient_flow.multistep import (
+    LinearMultistepState as LinearMultistepState,
+    adams_bashforth as adams_bashforth,
+    bdf as bdf,
+    difference as difference,
+    linear_multistep as linear_multistep,
+    scale_by_linear_multistep as scale_by_linear_multistep,
+)
+from tritia.gradient_flow.named_methods import (
+    heun as heun,
+    kutta3 as kutta3,
+    midpoint as midpoint,
+    ralston as ralston,
+    rk4 as rk4,
+    rk38 as rk38,
+    rkc as rkc,
+    ssp_rk3 as ssp_rk3,
+)
+from tritia.gradient_flow.named_tableaus import TABLEAUS as TABLEAUS
 from tritia.gradient_flow.promises import (
-    damped_interval,
-    error_constant,
-    memory,
-    noise_gain,
-    order,
-    stability_interval,
+    damped_interval as damped_interval,
+    error_constant as error_constant,
+    memory as memory,
+    noise_gain as noise_gain,
+    order as order,
+    stability_interval as stability_interval,
 )
-from tritia.gradient_flow.variable_step import growth_limit
+from tritia.gradient_flow.runge_kutta import (
+    RungeKuttaState as RungeKuttaState,
+    TransparentRungeKuttaState as TransparentRungeKuttaState,
+    runge_kutta as runge_kutta,
+)
+from tritia.gradient_flow.step_boundary import at_step_boundary as at_step_boundary
+from tritia.gradient_flow.step_control import (
+    AdaptiveRungeKuttaState as AdaptiveRungeKuttaState,
+    adaptive_runge_kutta as adaptive_runge_kutta,
+)
+from tritia.gradient_flow.tableaus import ButcherTableau as ButcherTableau
+from tritia.gradient_flow.variable_step import (
+    growth_limit as growth_limit,
+    shrink_limit as shrink_limit,
+)

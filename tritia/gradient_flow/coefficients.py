@@ -156,8 +156,8 @@ def taylor_row(degree: int, times_a: Sequence[Any], times_b: Sequence[Any]) -> l
 
     A scheme is exact for :math:`w(s) = s^q` when
     :math:`\sum_j a_j s_j^q + q \sum_j b_j s_j^{q-1} = 1`, where :math:`s_j` is the time of the
-    point :math:`w_{t-j}`, with :math:`s_0 = 0` and the new point at 1 (times in units of :math:`h_t`).
-    For equal steps :math:`s_j = -j`.
+    point :math:`w_{t-j}` in units of :math:`h_t`, with :math:`s_0 = 0` and the new point at 1. For
+    equal steps :math:`s_j = -j`.
 
     Args:
       degree: q.
@@ -436,10 +436,17 @@ def bdf_scheme(order: int) -> LinearMultistep:
     return LinearMultistep(a=tuple(a), b=tuple(b), name=name, starter=starter)
 
 
-# (order, steps) -> the weights a_{p}, ..., a_{k-1} that are free once the Taylor conditions hold.
-# They maximise the damped interval; notebooks/stable_difference_schemes.ipynb derives them.
+# (order, steps) -> the weights a_p, ..., a_{k-1} that are free once the Taylor conditions hold. The
+# first keeps the whole stability interval of gradient descent; the others maximise the damped
+# interval, to six decimals of each weight. notebooks/stable_difference_schemes.ipynb derives them.
 _FREE_WEIGHTS: dict[tuple[int, int], tuple[str, ...]] = {
     (2, 3): ("1/3",),
+    (2, 4): ("0.022367", "0.186258"),
+    (2, 5): ("-0.116269", "0.015265", "0.127065"),
+    (2, 6): ("0.000695", "-0.086373", "0.011347", "0.094403"),
+    (3, 4): ("-0.233759",),
+    (3, 5): ("0.168236", "-0.149132"),
+    (3, 6): ("0.272831", "0.066611", "-0.108595"),
 }
 
 DIFFERENCE_SCHEMES = tuple(sorted(_FREE_WEIGHTS))
@@ -450,13 +457,13 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
     r"""A difference scheme: one gradient, and a high-order difference quotient over past points.
 
     :math:`w_{t+1} = \sum_j a_j w_{t-j} + h b_0 f_t`. The order conditions leave k - p weights free;
-    they are chosen to make the learning rate as large as possible. The scheme of order 2 with 3 steps,
+    they are chosen to bear the largest learning rate. The scheme of order 2 with 3 steps,
     :math:`a = (1, -1/3, 1/3)`, :math:`b = 4/3`, is an order more accurate than gradient descent and
     stable at the same learning rates; more steps bear larger ones.
 
     Args:
       order: p, 2 or 3.
-      steps: k; see `DIFFERENCE_SCHEMES` for the pairs.
+      steps: k, 3 to 6 at order 2 and 4 to 6 at order 3; `DIFFERENCE_SCHEMES` lists the pairs.
 
     Returns:
       The scheme; the first steps are taken by gradient descent and by schemes with fewer steps.
@@ -466,8 +473,8 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
       ValueError: there is no such scheme.
 
     References:
-      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024, for
-      the idea; the weights are derived in notebooks/stable_difference_schemes.ipynb.
+      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024,
+      for the idea; the weights are derived in notebooks/stable_difference_schemes.ipynb.
 
     Examples:
       >>> import tritia
@@ -482,19 +489,19 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
     if (order, steps) not in _FREE_WEIGHTS:
         pairs = ", ".join(f"({p}, {k})" for p, k in DIFFERENCE_SCHEMES)
         raise ValueError(f"(order, steps) is ({order}, {steps}); allowed: {pairs}.")
-    lower = [pair for pair in DIFFERENCE_SCHEMES if pair[1] < steps and pair[0] <= order]
-    starter = max(lower, key=lambda pair: (pair[1], pair[0]), default=None)
+    # Order 2 is what an Euler start leaves anyway, and its schemes bear the larger learning rates.
+    starter = difference_scheme(2, steps - 1) if steps > 3 else None
     return derive_scheme(
         order,
         a=(None,) * order + _FREE_WEIGHTS[order, steps],
         b=(None,),
         name=f"difference, order {order}, {steps} steps",
-        starter=None if starter is None else difference_scheme(*starter),
+        starter=starter,
     )
 
 
 def heavy_ball_scheme(momentum: float | Fraction | str) -> LinearMultistep:
-    r"""Polyak's heavy ball as a linear multistep scheme: :math:`a = (1 + m, -m)`, :math:`b = 1 - m`.
+    r"""Polyak's heavy ball as a scheme: :math:`a = (1 + m, -m)`, :math:`b = 1 - m`.
 
     It is consistent in the rescaled time: ``optax.sgd(h, momentum=m)`` is this scheme with steps of
     size :math:`h / (1 - m)`, from the first step on.

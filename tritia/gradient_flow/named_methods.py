@@ -331,9 +331,11 @@ def rkc(
 ) -> optax.GradientTransformationExtraArgs:
     r"""A Runge-Kutta-Chebyshev step: s gradients for a step up to about s^2 times SGD's.
 
-    With the offsets :math:`d_0 = 0`, :math:`d_j = \mu_j d_{j-1} + \nu_j d_{j-2} + \tilde\mu_j h
-    f(w_t + d_{j-1}) + \tilde\gamma_j h f(w_t)` the step is :math:`w_{t+1} = w_t + d_s`; for the
-    coefficients and their source see `tritia.ChebyshevScheme`. Learning rate times sharpness may be
+    .. math::
+      d_0 = 0, \qquad d_j = \mu_j d_{j-1} + \nu_j d_{j-2}
+          + \tilde\mu_j h f(w_t + d_{j-1}) + \tilde\gamma_j h f(w_t), \qquad w_{t+1} = w_t + d_s
+
+    with the coefficients of `tritia.ChebyshevScheme`. Learning rate times sharpness may be
     `tritia.stability_interval(tritia.ChebyshevScheme(s, order))`: about :math:`1.94 s^2` at order 1
     and :math:`0.65 (s^2 - 1)` at order 2 with the usual damping.
 

@@ -43,9 +43,9 @@ def order(scheme: Any) -> int:
 def error_constant(scheme: Any) -> Fraction | float:
     r"""The error constant :math:`C`: the leading error of a step is :math:`C h^{p+1} w^{(p+1)}`.
 
-    Normalised by :math:`\sum_j b_j`, so that schemes compare at equal learning rates: along the flow
-    the error at time T is about :math:`C h^p` times a quantity of the problem. Of two schemes of one
-    order, the one with the smaller constant is closer to the flow by that ratio.
+    Normalised by :math:`\sum_j b_j`, so that schemes compare at equal learning rates: along the
+    flow the error at time T is about :math:`C h^p` times a quantity of the problem. Of two
+    schemes of one order, the one with the smaller constant is closer to the flow by that ratio.
 
     Args:
       scheme: a `LinearMultistep` or a `ButcherTableau`.
@@ -71,7 +71,7 @@ def error_constant(scheme: Any) -> Fraction | float:
 
 @functools.singledispatch
 def stability_interval(scheme: Any) -> float:
-    r"""The largest X such that every root stays in the closed unit disc for :math:`h \lambda \le X`.
+    r"""The largest X such that no mode grows while :math:`h \lambda \le X`.
 
     On a quadratic with curvatures :math:`\lambda`, training is stable when learning rate times the
     largest curvature (the sharpness) is at most X. Gradient descent has X = 2: divide X by 2 to see
@@ -101,9 +101,9 @@ def stability_interval(scheme: Any) -> float:
 def damped_interval(scheme: Any, radius: float = 0.98, start: float = 0.1) -> float:
     r"""The largest X such that every root has modulus at most `radius` on [start, X].
 
-    At the end of the stability interval a mode is no longer damped at all. Inside the damped interval
-    every mode shrinks by at least 2% a step, so this is the honest upper end for a learning rate:
-    learning rate times sharpness at most X.
+    At the end of the stability interval a mode is no longer damped at all. Inside the damped
+    interval every mode shrinks by at least 2% a step, so this is the honest upper end for a
+    learning rate: learning rate times sharpness at most X.
 
     Args:
       scheme: a `LinearMultistep` or a `ButcherTableau`.
@@ -129,8 +129,8 @@ def noise_gain(scheme: Any) -> float:
     r"""How much gradient noise a scheme lets through: 1 for SGD, less is calmer.
 
     With gradients that carry independent noise of variance :math:`\sigma^2`, a step's variance is
-    this number times :math:`h^2 \sigma^2`. It is the sum of squares of the step's response to a unit
-    impulse in the gradient: :math:`\sum_j b_j^2` for the Adams schemes.
+    this number times :math:`h^2 \sigma^2`. It is the sum of squares of the step's response to a
+    unit impulse in the gradient: :math:`\sum_j b_j^2` for the Adams schemes.
 
     Args:
       scheme: a `LinearMultistep` or a `ButcherTableau`.

@@ -15,13 +15,24 @@ class Scheme(Protocol):
     """What the root analysis reads of a scheme."""
 
     @property
-    def a(self) -> tuple[Any, ...]: ...
+    def a(self) -> tuple[Any, ...]:
+        """Weights of the points."""
+        ...
+
     @property
-    def b(self) -> tuple[Any, ...]: ...
+    def b(self) -> tuple[Any, ...]:
+        """Weights of the directions."""
+        ...
+
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """The number of past steps read."""
+        ...
+
     @property
-    def displacement_weights(self) -> tuple[Any, ...]: ...
+    def displacement_weights(self) -> tuple[Any, ...]:
+        """Weights of the past displacements."""
+        ...
 
 
 def parasitic_radius(scheme: Scheme) -> tuple[float, bool]:
@@ -73,8 +84,8 @@ def _padded(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
 def interval(scheme: Scheme, radius: float, start: float) -> float:
     """The right end of the stretch of x from `start` on which all roots lie within `radius`.
 
-    A root can cross the circle only where the boundary locus x(zeta) = N(zeta) / D(zeta) is real, so
-    the crossings are found exactly, and one look inside each stretch between them decides.
+    A root can cross the circle only where the boundary locus x(zeta) = N(zeta) / D(zeta) is real,
+    so the crossings are found exactly, and one look inside each stretch between them decides.
     """
     a, b = _padded(scheme)
     # x = (sum a_j zeta^(k-1-j) - zeta^k) / sum b_j zeta^(k-1-j), coefficients by falling powers.

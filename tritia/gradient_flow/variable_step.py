@@ -26,8 +26,8 @@ def adapt_to_step_sizes(x: Any, times_a: Sequence[Any], times_b: Sequence[Any], 
 
     The conditions are met one after the other, each along the part of its row that is orthogonal to
     the rows before (Gram-Schmidt), which solves the same problem without squaring its condition
-    number. Schemes with as many coefficients as conditions (Adams) get their classical variable-step
-    coefficients.
+    number. Schemes with as many coefficients as conditions (Adams) get their classical
+    variable-step coefficients.
 
     Args:
       x: coefficients (a, b) for equal steps: an array of shape (n,), NumPy's or JAX's.
@@ -72,8 +72,8 @@ def growth_limit(scheme: LinearMultistep) -> float:
     Under a schedule the step size changes, and the coefficients with it
     (:func:`adapt_to_step_sizes`). When it grows by a constant factor per step, the scheme stays
     zero-stable up to some factor; above it old steps are amplified. This is that factor, at most
-    `MAX_GROWTH`. Where the learning rate grows faster, the optimizers use fewer steps: a warm-up that
-    doubles in every step is plain gradient descent until it slows down, and loses nothing else.
+    `MAX_GROWTH`. Where the learning rate grows faster, the optimizers use fewer steps: during a
+    warm-up that more than doubles in every step they are plain gradient descent.
 
     Args:
       scheme: a linear multistep scheme.
@@ -91,30 +91,55 @@ def growth_limit(scheme: LinearMultistep) -> float:
       >>> tritia.growth_limit(tritia.adams_bashforth_scheme(2))
       2.0
       >>> round(tritia.growth_limit(tritia.difference_scheme(order=2, steps=3)), 2)
-      1.52
+      1.5
     """
+    limit = _last_stable_ratio(scheme, np.linspace(1.0, MAX_GROWTH, 101))
+    return MAX_GROWTH if limit is None else limit
 
-    def radius(ratio: float) -> float:
-        times = [np.array(0.0)]
-        for lag in range(1, scheme.steps):
-            times.append(times[-1] - ratio ** float(-lag))
-        x = np.array([float(value) for value in scheme.a + scheme.b])
+
+@functools.lru_cache(maxsize=256)
+def shrink_limit(scheme: LinearMultistep) -> float:
+    """The smallest ratio of a learning rate to the one before at which the scheme is used as it is.
+
+    Most schemes bear any decay of the learning rate, and the limit is 0: the past becomes long
+    against the step to come, and they turn into gradient descent by themselves.
+
+    Args:
+      scheme: a linear multistep scheme.
+
+    Returns:
+      The smallest r such that the parasitic roots of the adapted scheme lie in the unit disc for
+      every constant ratio in [r, 1]; 0 if they do down to 1/100.
+
+    Examples:
+      >>> import tritia
+      >>> tritia.shrink_limit(tritia.difference_scheme(order=2, steps=3))
+      0.0
+      >>> tritia.shrink_limit(tritia.difference_scheme(order=3, steps=4)) > 0.7
+      True
+    """
+    limit = _last_stable_ratio(scheme, np.geomspace(1.0, 0.01, 101))
+    return 0.0 if limit is None else limit
+
+
+def _last_stable_ratio(scheme: LinearMultistep, ratios: np.ndarray) -> float | None:
+    """The last constant step ratio, from 1 on, before zero-stability is lost; None if it is not."""
+    reach = max(len(scheme.a), len(scheme.b))
+    x = np.array([float(value) for value in scheme.a + scheme.b])
+
+    def stable(ratio: float) -> bool:
+        lengths = ratio ** -np.arange(1.0, reach)
+        times = [np.array(0.0), *(-np.cumsum(lengths))]
         points, directions = times[: len(scheme.a)], times[: len(scheme.b)]
         a = adapt_to_step_sizes(x, points, directions, promises.order(scheme))[: len(scheme.a)]
-        weights = np.cumsum(a[::-1])[::-1][1:]
-        roots = np.roots([1.0, *weights])
-        return float(np.max(np.abs(roots), initial=0.0))
+        roots = np.roots([1.0, *np.cumsum(a[::-1])[::-1][1:]])
+        return bool(np.max(np.abs(roots), initial=0.0) <= 1.0)
 
-    ratios = np.linspace(1.0, MAX_GROWTH, 201)
-    stable, unstable = 1.0, None
-    for ratio in ratios[1:]:
-        if radius(float(ratio)) > 1.0:
-            unstable = float(ratio)
-            break
-        stable = float(ratio)
+    unstable = next((i for i, ratio in enumerate(ratios) if i and not stable(ratio)), None)
     if unstable is None:
-        return MAX_GROWTH
-    for _ in range(50):
-        middle = (stable + unstable) / 2
-        stable, unstable = (middle, unstable) if radius(middle) <= 1.0 else (stable, middle)
-    return stable
+        return None
+    good, bad = ratios[unstable - 1], ratios[unstable]
+    for _ in range(40):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if stable(middle) else (good, middle)
+    return float(good)

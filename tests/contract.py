@@ -1,0 +1,211 @@
+"""The transforms of the library, as the contract battery in test_contract.py sees them.
+
+A new transform is one more line in CASES.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import tritia
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something to train: params, a gradient, and what else `update` is given."""
+
+    params: Callable[..., Any]  # seed, dtype -> params
+    gradient: Callable[[Any], Any]  # params -> gradients (or whatever the transform takes)
+    extra: Callable[[Any], dict[str, Any]] = lambda params: {}  # extra arguments of update
+    any_tree: bool = True  # takes params of any structure, not only those of this problem
+    missing: str | None = None  # an extra argument without which update must raise, naming it
+
+
+def _tree_params(seed: int = 0, dtype: Any = jnp.float32) -> Any:
+    keys = jax.random.split(jax.random.key(seed), 3)
+
+    def draw(key: Any, shape: Any) -> jax.Array:
+        values = jax.random.normal(key, shape, jnp.float32)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            values = values + 1j * jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32)
+        return values.astype(dtype)
+
+    return {
+        "matrix": draw(keys[0], (3, 2)),
+        "nested": [draw(keys[1], (4,)), {"scalar": draw(keys[2], ())}],
+    }
+
+
+def tree_gradient(params: Any) -> Any:
+    """The gradient of sum |w|^2 / 2 + |w|^4 / 20, written out so that it takes complex params too."""
+    return jax.tree.map(lambda w: w * (1 + jnp.abs(w) ** 2 / 5).astype(w.dtype), params)
+
+
+TREE = Problem(params=_tree_params, gradient=tree_gradient)
+TREE_WITH_GRAD_FN = dataclasses.replace(
+    TREE, extra=lambda params: {"grad_fn": tree_gradient}, missing="grad_fn"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One transform and what is to be known to put it through the battery."""
+
+    name: str
+    factory: Callable[..., optax.GradientTransformation]
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)  # tunable, with a value
+    static: dict[str, Any] = dataclasses.field(default_factory=dict)
+    problem: Problem = TREE
+    schedules: bool = True  # whether the numbers may be schedules
+    bad: tuple[tuple[dict[str, Any], type[Exception], str], ...] = ()  # arguments, error, message
+    complex_params: bool = True
+    masked: bool = True  # works inside optax.masked and optax.partition; if not, it must say so
+    multi_steps: bool = True  # works inside optax.MultiSteps
+
+    def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
+        """Builds the transform, with some numbers replaced."""
+        return optax.with_extra_args_support(
+            self.factory(**{**self.numbers, **numbers}, **self.static)
+        )
+
+
+BAD_RATE = ({"learning_rate": -1.0}, ValueError, "learning_rate")
+BAD_DTYPE = ({"accumulator_dtype": "int32"}, TypeError, "accumulator_dtype")
+BAD_SCHEME = ({"scheme": "adams"}, TypeError, "scheme")
+RATE = {"learning_rate": 0.1}
+
+BAD_TABLEAU = ({"tableau": "rk5"}, ValueError, "tableau")
+BAD_MODE = ({"mode": "clear"}, ValueError, "mode")
+BAD_PRECONDITIONER = ({"preconditioner": 0.1}, TypeError, "preconditioner")
+TOLERANCES = {"rtol": 1e-3, "atol": 1e-6, "max_learning_rate": 0.5}
+
+CASES = [
+    Case(
+        "scale_by_linear_multistep",
+        tritia.scale_by_linear_multistep,
+        static={"scheme": tritia.difference_scheme(2, 3)},
+        bad=(BAD_SCHEME, BAD_DTYPE),
+    ),
+    Case(
+        "linear_multistep",
+        tritia.linear_multistep,
+        RATE,
+        {"scheme": tritia.heavy_ball_scheme("9/10")},
+        bad=(BAD_RATE, BAD_SCHEME, BAD_DTYPE),
+    ),
+    *(
+        Case(f"adams_bashforth{order}", tritia.adams_bashforth, RATE, {"order": order})
+        for order in (1, 3, 4)
+    ),
+    Case(
+        "adams_bashforth2",
+        tritia.adams_bashforth,
+        RATE,
+        {"order": 2},
+        bad=(
+            BAD_RATE,
+            BAD_DTYPE,
+            ({"order": 9}, ValueError, "order"),
+            ({"order": 1.5}, TypeError, "order"),
+        ),
+    ),
+    Case(
+        "bdf2", tritia.bdf, RATE, {"order": 2}, bad=(BAD_RATE, ({"order": 0}, ValueError, "order"))
+    ),
+    Case("bdf3", tritia.bdf, RATE, {"order": 3}),
+    Case(
+        "difference23",
+        tritia.difference,
+        RATE,
+        {"order": 2, "steps": 3},
+        bad=(BAD_RATE, ({"steps": 2}, ValueError, "steps"), ({"order": None}, TypeError, "order")),
+    ),
+    Case("difference25", tritia.difference, RATE, {"order": 2, "steps": 5}),
+    Case("difference36", tritia.difference, RATE, {"order": 3, "steps": 6}),
+    *(
+        Case(
+            f"{name}_opaque",
+            factory,
+            RATE,
+            {"mode": "opaque", **static},
+            problem=TREE_WITH_GRAD_FN,
+            bad=bad,
+            masked=False,
+        )
+        for name, factory, static, bad in (
+            ("rk4", tritia.rk4, {}, (BAD_RATE, BAD_MODE, BAD_PRECONDITIONER)),
+            (
+                "dormand_prince",
+                tritia.runge_kutta,
+                {"tableau": "dormand_prince"},
+                (BAD_RATE, BAD_TABLEAU, BAD_MODE, BAD_PRECONDITIONER, BAD_DTYPE),
+            ),
+            ("rkc", tritia.rkc, {"stages": 5}, (({"stages": 1}, ValueError, "stages"),)),
+            ("rk4_adam", tritia.rk4, {"preconditioner": optax.scale_by_adam()}, ()),
+        )
+    ),
+    *(
+        Case(f"{name}_transparent", factory, RATE, {"mode": "transparent", **static})
+        for name, factory, static in (
+            ("midpoint", tritia.midpoint, {}),
+            ("heun", tritia.heun, {}),
+            ("ralston", tritia.ralston, {}),
+            ("ssp_rk3", tritia.ssp_rk3, {}),
+            ("kutta3", tritia.kutta3, {}),
+            ("rk4", tritia.rk4, {}),
+            ("rk38", tritia.rk38, {}),
+            ("rkc", tritia.rkc, {"stages": 3, "order": 2}),
+            ("heun_adam", tritia.heun, {"preconditioner": optax.scale_by_adam()}),
+        )
+    ),
+    Case(
+        "adaptive_runge_kutta",
+        tritia.adaptive_runge_kutta,
+        TOLERANCES,
+        {"tableau": "bogacki_shampine", "max_rejections": 10},
+        problem=TREE_WITH_GRAD_FN,
+        bad=(
+            ({"tableau": "rk4"}, ValueError, "tableau"),
+            ({"rtol": -1.0}, ValueError, "rtol"),
+            ({"atol": 0.0}, ValueError, "atol"),
+            ({"initial_learning_rate": 0.0}, ValueError, "initial_learning_rate"),
+            ({"max_rejections": 0}, ValueError, "max_rejections"),
+            BAD_PRECONDITIONER,
+        ),
+        masked=False,
+    ),
+    *(
+        Case(
+            f"triple_inertia{name}",
+            tritia.triple_inertia,
+            {"predict": 0.6, "evaluate": 0.4, "correct": 0.2},
+            {"inner": optax.sgd(0.1), **static},
+            bad=(
+                ({"inner": 0.1}, TypeError, "inner"),
+                ({"restart": "always"}, ValueError, "restart"),
+                ({"projection": 1.0}, TypeError, "projection"),
+                BAD_DTYPE,
+            ),
+        )
+        for name, static in (
+            ("", {}),
+            ("_restart_projection", {"restart": "gradient", "projection": lambda w: w}),
+        )
+    ),
+    Case(
+        "triple_momentum",
+        tritia.triple_momentum,
+        {"smoothness": 5.0, "strong_convexity": 0.5},
+        bad=(
+            ({"smoothness": -1.0}, ValueError, "smoothness"),
+            ({"strong_convexity": 9.0}, ValueError, "strong_convexity"),
+            BAD_DTYPE,
+        ),
+    ),
+]

@@ -1,0 +1,524 @@
+"""Every public transform against every promise that the library makes: one test for each promise."""
+
+import functools
+import inspect
+import re
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from contract import CASES, Case
+
+STEPS = 4
+
+
+def _each(cases: list[Case]) -> Any:
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+every_case = _each(CASES)
+every_tree_case = _each([case for case in CASES if case.problem.any_tree])
+every_tuned_case = _each([case for case in CASES if case.numbers])
+
+
+def _step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> tuple[Any, Any]:
+    updates, state = optimizer.update(
+        case.problem.gradient(params), state, params, **case.problem.extra(params), **extra
+    )
+    return optax.apply_updates(params, updates), state
+
+
+# Compiling is what costs time here, so the transform with its usual numbers is compiled once for all
+# tests of a case, and what can be read off a trace is not compiled at all.
+
+
+@functools.lru_cache(maxsize=None)
+def _usual(case: Case) -> tuple[Any, Any]:
+    optimizer = case.make()
+    return optimizer, jax.jit(functools.partial(_step, case, optimizer))
+
+
+@functools.lru_cache(maxsize=None)
+def _trained(case: Case, steps: int = STEPS) -> tuple[Any, Any]:
+    optimizer, step = _usual(case)
+    params = case.problem.params()
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def _run(case: Case, optimizer: Any, params: Any, steps: int = STEPS, state: Any = None) -> Any:
+    state = optimizer.init(params) if state is None else state
+    step = jax.jit(functools.partial(_step, case, optimizer))
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def _types(tree: Any) -> list[tuple[str, Any, Any, bool]]:
+    def described(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+
+    return [
+        (jax.tree_util.keystr(path), leaf.shape, leaf.dtype, bool(leaf.weak_type))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(described, tree))
+    ]
+
+
+def _close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@every_case
+def test_init_and_update_are_pure(case):
+    """Two traces are the same computation, and neither touches what it was given."""
+    optimizer, params = case.make(), case.problem.params()
+    state = optimizer.init(params)
+    chex.assert_trees_all_equal(state, optimizer.init(params))
+    before = jax.tree.map(np.array, (params, state))
+    first, second = (
+        str(jax.make_jaxpr(lambda p, s: _step(case, optimizer, p, s))(params, state))
+        for _ in range(2)
+    )
+    assert first == second
+    chex.assert_trees_all_equal(before, jax.tree.map(np.array, (params, state)))
+
+
+@every_case
+def test_it_moves_the_params(case):
+    params, (after, _) = case.problem.params(), _trained(case)
+    leaves = zip(*map(jax.tree.leaves, (params, after)), strict=True)
+    assert all(bool(jnp.any(x != y)) for x, y in leaves)
+    chex.assert_tree_all_finite(after)
+
+
+@every_case
+def test_unknown_extra_arguments_are_ignored(case):
+    optimizer, params = case.make(), case.problem.params()
+    state = optimizer.init(params)
+    without, given = (
+        str(jax.make_jaxpr(lambda p, s, e=extra: _step(case, optimizer, p, s, **e))(params, state))
+        for extra in ({}, {"surely_nobody_knows_this": object()})
+    )
+    assert without == given
+
+
+@every_case
+def test_state_is_a_named_tuple_with_documented_fields(case):
+    state = case.make().init(case.problem.params())
+    assert isinstance(state, tuple)
+    fields = getattr(type(state), "_fields", None)
+    assert fields, f"{type(state)} is not a NamedTuple"
+    for field in fields:
+        assert re.search(rf"^\s+{field}: \S", type(state).__doc__, re.M), f"{field} is undocumented"
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+@every_case
+def test_state_keeps_its_types(case):
+    optimizer, params = case.make(), case.problem.params()
+    types = _types(optimizer.init(params))
+    assert not any(weak for *_, weak in types)
+    assert _types(_trained(case)[1]) == types
+
+
+@every_case
+def test_state_is_the_carry_of_a_scan(case):
+    optimizer, params = case.make(), case.problem.params()
+
+    def body(carry, _):
+        return _step(case, optimizer, *carry), None
+
+    scanned, _ = jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), length=STEPS))(params)
+    _close(scanned, _trained(case))
+
+
+@every_case
+def test_update_is_a_branch_of_a_cond(case):
+    optimizer, params = case.make(), case.problem.params()
+    state = optimizer.init(params)
+
+    @jax.jit
+    def maybe(flag, params, state):
+        return jax.lax.cond(
+            flag, functools.partial(_step, case, optimizer), lambda p, s: (p, s), params, state
+        )
+
+    _close(maybe(True, params, state), _trained(case, steps=1))
+    chex.assert_trees_all_equal(maybe(False, params, state), (params, state))
+
+
+@every_case
+def test_no_two_leaves_share_a_buffer(case):
+    params = case.problem.params()
+    for pair in ((params, case.make().init(params)), _trained(case)):
+        leaves = [leaf for leaf in jax.tree.leaves(pair) if leaf.size]
+        assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+@every_case
+def test_buffers_can_be_donated(case):
+    optimizer, params = case.make(), case.problem.params()
+    step = jax.jit(functools.partial(_step, case, optimizer), donate_argnums=(0, 1))
+    params, state = jax.tree.map(jnp.array, params), optimizer.init(params)
+    for _ in range(STEPS):
+        params, state = step(params, state)  # a buffer that is not used would warn
+    _close((params, state), _trained(case))
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_updates_have_the_dtype_of_the_params(case, dtype):
+    optimizer, params = case.make(), case.problem.params(dtype=jnp.dtype(dtype))
+    state = optimizer.init(params)
+
+    def update(params, state):
+        return optimizer.update(
+            case.problem.gradient(params), state, params, **case.problem.extra(params)
+        )
+
+    updates, after = jax.eval_shape(update, params, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+    assert _types(after) == _types(state)
+    if dtype == "float16":  # the one that overflows first
+        chex.assert_tree_all_finite(jax.jit(update)(params, state))
+
+
+@every_case
+def test_float64_params(case, x64):
+    optimizer, params = case.make(), case.problem.params(dtype=jnp.float64)
+    types = _types(optimizer.init(params))
+    after, state = _run(case, optimizer, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float64")}
+    assert _types(state) == types
+    _close(after, _trained(case)[0], 1e-3)
+
+
+@_each([case for case in CASES if case.problem.any_tree and case.complex_params])
+def test_complex_params(case):
+    """A gradient that is real-linear acts on real and imaginary parts alike: rotate and compare."""
+    optimizer, params = case.make(), case.problem.params(dtype=jnp.complex64)
+    after, _ = _run(case, optimizer, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("complex64")}
+    turned, _ = _run(case, optimizer, jax.tree.map(lambda w: 1j * w, params))
+    _close(turned, jax.tree.map(lambda w: 1j * w, after), 1e-4)
+
+
+@_each([c for c in CASES if "accumulator_dtype" in inspect.signature(c.factory).parameters])
+def test_memory_is_kept_in_accumulator_dtype(case):
+    params = case.problem.params(dtype=jnp.bfloat16)
+    optimizer = case.make(accumulator_dtype="float32")
+    state = optimizer.init(params)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.shape}
+    memory = [leaf for leaf in jax.tree.leaves(state) if leaf.shape in shapes]
+    assert {leaf.dtype for leaf in memory} <= {jnp.dtype("float32")}
+    types = _types(state)
+    params, state = _run(case, optimizer, params)
+    assert _types(state) == types
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+
+
+@every_tuned_case
+def test_numbers_may_be_arrays_or_schedules(case):
+    params, (expected, _) = case.problem.params(), _trained(case)
+    arrays = {name: jnp.asarray(value) for name, value in case.numbers.items()}
+    _close(_run(case, case.make(**arrays), params)[0], expected)
+    if case.schedules:
+        schedules = {name: optax.constant_schedule(v) for name, v in case.numbers.items()}
+        _close(_run(case, case.make(**schedules), params)[0], expected)
+
+
+@every_tuned_case
+def test_injected_hyperparameters_do_not_recompile(case):
+    params = case.problem.params()
+    optimizer = optax.inject_hyperparams(case.factory, static_args=tuple(case.static))(
+        **case.numbers, **case.static
+    )
+    state = optimizer.init(params)
+    step = jax.jit(functools.partial(_step, case, optimizer))
+    for _ in range(3):
+        params, state = step(params, state)
+    _close(params, _trained(case, steps=3)[0])
+    compiled = step._cache_size()
+    for name in case.numbers:
+        state.hyperparams[name] = state.hyperparams[name] * 0.5
+    params, state = step(params, state)
+    chex.assert_tree_all_finite(params)
+    assert step._cache_size() == compiled
+
+
+@every_tuned_case
+def test_vmap_over_hyperparameters(case):
+    params = case.problem.params()
+    name, value = next(iter(case.numbers.items()))
+
+    @jax.jit
+    @jax.vmap
+    def train(number):
+        optimizer = case.make(**{name: number})
+
+        def body(carry, _):
+            return _step(case, optimizer, *carry), None
+
+        return jax.lax.scan(body, (params, optimizer.init(params)), length=STEPS)[0][0]
+
+    together = train(jnp.array([0.5 * value, value]))
+    _close(jax.tree.map(lambda leaf: leaf[1], together), _trained(case)[0])
+    half, _ = _run(case, case.make(**{name: 0.5 * value}), params)
+    _close(jax.tree.map(lambda leaf: leaf[0], together), half)
+
+
+@every_case
+def test_vmap_over_seeds(case):
+    optimizer, step = _usual(case)
+    each = [case.problem.params(seed=seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    state = jax.vmap(optimizer.init)(stacked)
+    together = jax.jit(jax.vmap(functools.partial(_step, case, optimizer)))
+    states = [optimizer.init(params) for params in each]
+    for _ in range(STEPS):
+        stacked, state = together(stacked, state)
+        each, states = zip(*map(step, each, states), strict=True)
+    for i, expected in enumerate(each):
+        _close(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), expected)
+
+
+@every_case
+def test_without_jit(case):
+    params = case.problem.params()
+    with jax.disable_jit():
+        optimizer = case.make()
+        after, _ = _step(case, optimizer, params, optimizer.init(params))
+    _close(after, _trained(case, steps=1)[0])
+
+
+@every_case
+def test_one_compilation(case):
+    optimizer, params = case.make(), case.problem.params()
+    state, traces = optimizer.init(params), []
+
+    @jax.jit
+    def step(params, state):
+        traces.append(None)
+        return _step(case, optimizer, params, state)
+
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    assert len(traces) == 1
+
+
+@every_case
+def test_in_a_chain(case):
+    chained, _ = _run(case, optax.chain(case.make(), optax.identity()), case.problem.params())
+    _close(chained, _trained(case)[0])
+
+
+@every_tree_case
+def test_masked_leaves_are_passed_through(case):
+    params = case.problem.params()
+    mask = {"matrix": False, "nested": [True, {"scalar": True}]}
+    optimizer = optax.masked(case.make(), mask)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def update(params, state):
+        extra = case.problem.extra(params)
+        return optimizer.update(case.problem.gradient(params), state, params, **extra)[0]
+
+    if not case.masked:
+        with pytest.raises(ValueError, match="masked"):
+            update(params, state)
+        return
+    updates = update(params, state)
+    after = optax.apply_updates(params, updates)
+    _close(after["nested"], _trained(case, steps=1)[0]["nested"])
+    chex.assert_trees_all_equal(updates["matrix"], case.problem.gradient(params)["matrix"])
+
+
+@_each([case for case in CASES if case.problem.any_tree and case.masked])
+def test_partition(case):
+    params = case.problem.params()
+    labels = {"matrix": "frozen", "nested": ["trained", {"scalar": "trained"}]}
+    transforms = {"trained": case.make(), "frozen": optax.set_to_zero()}
+    after, _ = _run(case, optax.partition(transforms, labels), params)
+    chex.assert_trees_all_equal(after["matrix"], params["matrix"])
+    _close(after["nested"], _trained(case)[0]["nested"])
+
+
+@_each([case for case in CASES if case.multi_steps])
+def test_multi_steps_accumulates_gradients(case):
+    optimizer = optax.MultiSteps(case.make(), every_k_schedule=2)
+    twice, state = _run(case, optimizer, case.problem.params(), steps=2)
+    _close(twice, _trained(case, steps=1)[0])
+    assert int(state.gradient_step) == 1
+
+
+@every_tree_case
+def test_apply_if_finite_rejects_a_bad_gradient(case):
+    params = case.problem.params()
+    optimizer = optax.apply_if_finite(case.make(), max_consecutive_errors=3)
+
+    @jax.jit
+    def step(scale, params, state):
+        grads = jax.tree.map(lambda g: g * scale, case.problem.gradient(params))
+        updates, state = optimizer.update(grads, state, params, **case.problem.extra(params))
+        return optax.apply_updates(params, updates), state
+
+    after, state = step(jnp.nan, params, optimizer.init(params))
+    chex.assert_trees_all_equal(after, params)
+    for _ in range(STEPS):
+        after, state = step(1.0, after, state)
+    _close(after, _trained(case)[0])
+
+
+@every_case
+def test_map_params_sees_every_copy_of_the_params(case):
+    optimizer, params = case.make(), case.problem.params()
+    _, state = _trained(case)
+    shapes = jax.tree.map(jnp.shape, params, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    seen = []
+
+    def visit(leaf, shape):
+        seen.append(leaf.shape == shape)
+        return leaf
+
+    mapped = optax.tree.map_params(
+        optimizer, visit, state, jax.tree.map(_Shape, shapes, is_leaf=_is_shape)
+    )
+    chex.assert_trees_all_equal(mapped, state)
+    assert all(seen)
+    copies = len(seen)
+    per_copy = len(jax.tree.leaves(params))
+    assert copies % per_copy == 0
+
+
+class _Shape:
+    """A leaf that compares equal to a shape."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __eq__(self, other):
+        return self.shape == other
+
+    __hash__ = None
+
+
+def _is_shape(node: Any) -> bool:
+    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
+
+
+@every_case
+def test_shardings_are_kept(case):
+    """Params on two devices stay there, and so does every copy of them in the state."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def split(leaf):
+        axis = next((i for i, n in enumerate(leaf.shape) if n % 2 == 0), None)
+        if axis is None:
+            return replicated
+        spec = [None] * leaf.ndim
+        spec[axis] = "data"
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+    params = case.problem.params()
+    shardings = jax.tree.map(split, params)
+    params = jax.device_put(params, shardings)
+    optimizer = case.make()
+    state = jax.jit(
+        optimizer.init,
+        out_shardings=optax.tree.map_params(
+            optimizer,
+            lambda _, sharding: sharding,
+            jax.eval_shape(optimizer.init, params),
+            shardings,
+            transform_non_params=lambda _: replicated,
+        ),
+    )(params)
+    before = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+    step = jax.jit(functools.partial(_step, case, optimizer), out_shardings=before)
+    for _ in range(2):
+        params, state = step(params, state)
+    assert jax.tree.map(lambda leaf: leaf.sharding, (params, state)) == before
+    _close(jax.device_get(params), jax.device_get(_trained(case, steps=2)[0]))
+
+
+@every_tree_case
+def test_empty_scalar_and_none_leaves(case):
+    optimizer = case.make()
+    for params in ({}, (), {"a": None}, {"a": {}, "b": None}):
+        state = optimizer.init(params)
+        updates, after = jax.eval_shape(
+            lambda p, s: optimizer.update(p, s, p, **case.problem.extra(p)), params, state
+        )
+        assert jax.tree.leaves(updates) == []
+        assert _types(after) == _types(state)
+    params = {"a": jnp.asarray(2.0), "b": None, "c": jnp.ones((0, 3))}
+    after, state = _run(case, optimizer, params)
+    assert _types(state) == _types(optimizer.init(params))
+    assert after["b"] is None
+    assert after["a"] != 2.0
+
+
+@every_case
+def test_wrong_arguments_name_the_argument(case):
+    for arguments, error, message in case.bad:
+        with pytest.raises(error, match=message):
+            case.factory(**{**case.numbers, **case.static, **arguments})
+    for name in case.numbers:
+        for wrong, error in (("fast", TypeError), (float("nan"), ValueError), (None, TypeError)):
+            with pytest.raises(error, match=name):
+                case.make(**{name: wrong})
+        with pytest.raises(ValueError, match=name):
+            case.make(**{name: jnp.ones(3)})
+
+
+@_each([c for c in CASES if any(isinstance(v, int) for v in c.static.values())])
+def test_a_static_argument_that_is_injected_says_so(case):
+    for name, value in case.static.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            with pytest.raises(TypeError, match=f"{name} is static.*static_args"):
+                case.make(**{}) and case.factory(
+                    **{**case.numbers, **case.static, name: jnp.asarray(value)}
+                )
+
+
+@_each([case for case in CASES if case.problem.missing])
+def test_a_missing_extra_argument_says_what_to_pass(case):
+    optimizer, params = case.make(), case.problem.params()
+    extra = case.problem.extra(params)
+    del extra[case.problem.missing]
+    with pytest.raises((TypeError, ValueError), match=rf"update\(.*{case.problem.missing}="):
+        jax.jit(lambda p, s: optimizer.update(case.problem.gradient(p), s, p, **extra))(
+            params, optimizer.init(params)
+        )
+
+
+@every_case
+def test_a_saved_state_goes_on_bit_for_bit(case, tmp_path):
+    step = _usual(case)[1]
+    halfway = _trained(case, steps=3)
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "saved", halfway)
+        checkpointer.wait_until_finished()
+        template = jax.tree.map(jnp.zeros_like, halfway)
+        restored = checkpointer.restore(tmp_path / "saved", template)
+    chex.assert_trees_all_equal(restored, halfway)
+    assert _types(restored) == _types(halfway)
+    chex.assert_trees_all_equal(step(*restored), step(*halfway))
+
+
+@every_case
+def test_the_docstring_is_complete(case):
+    doc = inspect.getdoc(case.factory)
+    for section in ("Args:", "Returns:", "Raises:", "References:", "Examples:", ".. math::", ">>>"):
+        assert section in doc, f"{section} is missing"
+    for name in inspect.signature(case.factory).parameters:
+        assert re.search(rf"^\s+\*{{0,2}}{name}(, \w+)*: ", doc, re.M), f"{name} is undocumented"

@@ -1,0 +1,498 @@
+"""Linear multistep optimizers: one gradient per step, and a memory of earlier steps."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tritia._arguments import ScalarOrSchedule, check_dtype, check_number, value_at
+from tritia.gradient_flow import history, promises
+from tritia.gradient_flow.coefficients import (
+    LinearMultistep,
+    adams_bashforth_scheme,
+    bdf_scheme,
+    difference_scheme,
+)
+from tritia.gradient_flow.variable_step import (
+    adapt_to_step_sizes,
+    growth_limit,
+    shrink_limit,
+)
+
+MAX_SHRINK = 1000.0
+"""Past steps longer than this many times the next one are not read: float32 cannot resolve both."""
+
+
+class LinearMultistepState(NamedTuple):
+    """State of the linear multistep optimizers.
+
+    Attributes:
+      count: steps taken, int32 of shape (); stays at its maximum once there.
+      position: steps taken modulo the length of the histories, int32 of shape ().
+      step_sizes: the last step sizes, newest first, 0 where there is none yet: float32 (float64 for
+        float64 params) of shape (steps - 1,); of shape (0,) in the `scale_by_` form.
+      steps: the last displacements, a ring buffer: a tuple of trees shaped like the params.
+      directions: the last incoming updates, a ring buffer: a tuple of trees shaped like the params.
+    """
+
+    count: jax.Array
+    position: jax.Array
+    step_sizes: jax.Array
+    steps: history.History
+    directions: history.History
+
+
+class _Coefficients(NamedTuple):
+    """What one step is made of: update = gains . directions - weights . steps."""
+
+    weights: jax.Array  # of the past displacements, newest first
+    gains: jax.Array  # of the direction that comes in, then of the past ones, newest first
+
+
+def scale_by_linear_multistep(
+    scheme: LinearMultistep, accumulator_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Replaces Euler's step by a linear multistep scheme, for use inside a chain.
+
+    With :math:`u_t` the incoming update and :math:`s_t` the outgoing one,
+
+    .. math:: s_t = -\sum_{i \ge 1} A_i s_{t-i} + \sum_j b_j u_{t-j}, \quad A_i = \sum_{j \ge i} a_j
+
+    followed by `optax.scale_by_learning_rate`. The coefficients are those for equal steps: under a
+    learning-rate schedule the scheme falls back to order 1; `linear_multistep` keeps its order.
+
+    Until there is history, the schemes with fewer steps of the same family take its place, gradient
+    descent first.
+
+    Args:
+      scheme: the coefficients; see `adams_bashforth_scheme`, `bdf_scheme`, `difference_scheme`,
+        `heavy_ball_scheme` and `derive_scheme`. Static.
+      accumulator_dtype: dtype of the memory; None keeps that of the params.
+
+    Returns:
+      The transform. Its state is a `LinearMultistepState`.
+
+    Raises:
+      TypeError: `scheme` is not a `LinearMultistep`, or `accumulator_dtype` not a floating dtype.
+
+    References:
+      Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
+
+    Examples:
+      Adam's preconditioner, stepped by a second-order scheme instead of Euler's:
+
+      >>> import jax, jax.numpy as jnp, optax, tritia
+      >>> optimizer = optax.chain(
+      ...     optax.scale_by_adam(),
+      ...     tritia.scale_by_linear_multistep(tritia.adams_bashforth_scheme(2)),
+      ...     optax.scale_by_learning_rate(0.1),
+      ... )
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = optimizer.init(params)
+      >>> for _ in range(50):
+      ...     grads = jax.grad(lambda w: jnp.sum(w**2))(params)
+      ...     updates, state = optimizer.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(jnp.all(jnp.abs(params) < 0.2))
+      True
+    """
+    _check_scheme(scheme)
+    accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
+    return _multistep(scheme, lambda state: _by_history(scheme, state), None, accumulator_dtype)
+
+
+def linear_multistep(
+    learning_rate: ScalarOrSchedule, scheme: LinearMultistep, accumulator_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent with Euler's step replaced by a linear multistep scheme.
+
+    With :math:`\Delta w_t = w_{t+1} - w_t`, the learning rate :math:`h_t` and
+    :math:`f_t = -\nabla L(w_t)`,
+
+    .. math:: \Delta w_t = -\sum_{i \ge 1} A_i \Delta w_{t-i} + h_t \sum_j b_j f_{t-j},
+              \quad A_i = \sum_{j \ge i} a_j
+
+    **Order.** The iterates stay within :math:`O(h^p)` of the gradient flow
+    :math:`w' = -\nabla L(w)` on a fixed stretch of time, p the scheme's order. Until there is
+    history, the schemes with fewer steps of the same family take its place, gradient descent first.
+    The first Euler step leaves an error of :math:`O(h^2)` whatever follows: orders 1 and 2 survive
+    that, orders of 3 and more do not. A learning rate that starts at about :math:`h (h/T)^{p/2-1}`,
+    T the problem's time scale, and grows geometrically to h recovers them.
+
+    **Schedules.** Where the learning rate changes, the coefficients follow
+    (:func:`tritia.gradient_flow.variable_step.adapt_to_step_sizes`) and the order is kept. Where it
+    grows faster than the scheme bears (`growth_limit`), passes through 0, or falls more than a
+    thousandfold within the scheme's memory, fewer steps are used until the history is even again.
+
+    **Learning rate.** Stable while learning rate times sharpness is at most `stability_interval`; 2
+    for gradient descent.
+
+    Args:
+      learning_rate: the step size, in units of the flow's time: a float >= 0, a scalar array or a
+        schedule. A traced or injected value does not recompile when it changes.
+      scheme: the coefficients. Static.
+      accumulator_dtype: dtype of the memory; None keeps that of the params. Arithmetic is done in
+        float32 at least.
+
+    Returns:
+      The optimizer. Its state is a `LinearMultistepState`, whose memory is `tritia.memory(scheme)`
+      copies of the params.
+
+    Raises:
+      TypeError: `scheme` is not a `LinearMultistep`, `learning_rate` not a number, array or
+        schedule, or `accumulator_dtype` not a floating dtype.
+      ValueError: `learning_rate` is negative or not finite.
+
+    References:
+      Scieur et al., Integration Methods and Accelerated Optimization Algorithms, 2017.
+
+      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, tritia
+      >>> loss = lambda w: jnp.sum(jnp.array([1.0, 10.0]) * w**2) / 2
+      >>> scheme = tritia.derive_scheme(2, a=(None, None, "1/4"), b=(None,))
+      >>> optimizer = tritia.linear_multistep(0.15, scheme)
+      >>> params = jnp.array([1.0, 1.0])
+      >>> state = optimizer.init(params)
+      >>> for _ in range(60):
+      ...     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(loss(params) < 1e-6)
+      True
+    """
+    _check_scheme(scheme)
+    check_number("learning_rate", learning_rate, minimum=0)
+    accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
+    constant = isinstance(learning_rate, numbers.Real)
+
+    def coefficients(state: LinearMultistepState) -> _Coefficients:
+        step_size = _step_size(learning_rate, state)
+        found = (
+            _by_history(scheme, state)
+            if constant
+            else _by_step_sizes(scheme, state, step_size)
+        )
+        return _Coefficients(found.weights, -step_size * found.gains)
+
+    return _multistep(scheme, coefficients, learning_rate, accumulator_dtype)
+
+
+def adams_bashforth(
+    learning_rate: ScalarOrSchedule, order: int = 2, accumulator_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent by the Adams-Bashforth scheme: extrapolates from the last gradients.
+
+    .. math:: w_{t+1} = w_t - h (\tfrac32 \nabla L(w_t) - \tfrac12 \nabla L(w_{t-1})), \quad p = 2
+
+    Order 1 is `optax.sgd`. Order 2 is
+    ``optax.optimistic_gradient_descent(learning_rate, alpha=1.0, beta=0.5)`` that keeps its order
+    under a schedule. Stable while learning rate times sharpness is at most 2, 1, 6/11, 3/10 for
+    orders 1 to 4, so choose a smaller learning rate than for SGD. See `linear_multistep` for the
+    start-up and schedules.
+
+    Args:
+      learning_rate: the step size: a float >= 0, a scalar array or a schedule.
+      order: p, 1 to 5; the state keeps p - 1 gradients. Static.
+      accumulator_dtype: dtype of the memory; None keeps that of the params.
+
+    Returns:
+      The optimizer; its state is a `LinearMultistepState`.
+
+    Raises:
+      TypeError: `order` is not a Python int, or see `linear_multistep`.
+      ValueError: `order` is not allowed, or see `linear_multistep`.
+
+    References:
+      Bashforth, Adams 1883; Hairer, Norsett, Wanner 1993, section III.1 (variable steps: III.5).
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, tritia
+      >>> optimizer = tritia.adams_bashforth(learning_rate=0.1, order=2)
+      >>> params = {"w": jnp.ones(3)}
+      >>> state = optimizer.init(params)
+      >>> grads = jax.tree.map(lambda w: w, params)  # of |w|^2 / 2
+      >>> updates, state = optimizer.update(grads, state, params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> print(params["w"])
+      [0.9 0.9 0.9]
+    """
+    return linear_multistep(learning_rate, adams_bashforth_scheme(order), accumulator_dtype)
+
+
+def bdf(
+    learning_rate: ScalarOrSchedule, order: int = 2, accumulator_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent by the extrapolated backward differentiation formula (BDF).
+
+    .. math:: w_{t+1} = \tfrac43 w_t - \tfrac13 w_{t-1}
+              - h (\tfrac43 \nabla L(w_t) - \tfrac23 \nabla L(w_{t-1})), \quad p = 2
+
+    Calmer than Adams-Bashforth of the same order: a longer stability interval (4/3 against 1 at order
+    2, 0.952 against 6/11 at order 3) and less gradient noise let through, for twice the memory. See
+    `linear_multistep` for the start-up and schedules.
+
+    Args:
+      learning_rate: the step size: a float >= 0, a scalar array or a schedule.
+      order: p, 1 to 5; the state keeps p - 1 steps and p - 1 gradients. Static.
+      accumulator_dtype: dtype of the memory; None keeps that of the params.
+
+    Returns:
+      The optimizer; its state is a `LinearMultistepState`.
+
+    Raises:
+      TypeError: `order` is not a Python int, or see `linear_multistep`.
+      ValueError: `order` is not allowed, or see `linear_multistep`.
+
+    References:
+      Curtiss, Hirschfelder 1952; Crouzeix 1980 and Varah 1980 for the extrapolation.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, tritia
+      >>> optimizer = tritia.bdf(optax.cosine_decay_schedule(0.5, 40), order=2)
+      >>> params = jnp.ones(2)
+      >>> state = optimizer.init(params)
+      >>> for _ in range(40):
+      ...     updates, state = optimizer.update(params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
+      True
+    """
+    return linear_multistep(learning_rate, bdf_scheme(order), accumulator_dtype)
+
+
+def difference(
+    learning_rate: ScalarOrSchedule,
+    order: int = 2,
+    steps: int = 3,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent with Euler's difference quotient replaced by a higher-order one.
+
+    .. math:: w_{t+1} = w_t - \tfrac13 w_{t-1} + \tfrac13 w_{t-2} - \tfrac43 h \nabla L(w_t),
+              \quad p = 2, k = 3
+
+    One gradient, no past gradients: the order comes from past points. With 3 steps it is stable at
+    the same learning rates as SGD and an order closer to the gradient flow; more steps bear larger
+    learning rates (`tritia.describe` prints them). See `linear_multistep` for the start-up and
+    schedules.
+
+    Args:
+      learning_rate: the step size: a float >= 0, a scalar array or a schedule.
+      order: p, 2 or 3. Static.
+      steps: k; the state keeps k - 1 steps. `DIFFERENCE_SCHEMES` lists the pairs (order, steps).
+        Static.
+      accumulator_dtype: dtype of the memory; None keeps that of the params.
+
+    Returns:
+      The optimizer; its state is a `LinearMultistepState`.
+
+    Raises:
+      TypeError: `order` or `steps` is not a Python int, or see `linear_multistep`.
+      ValueError: there is no such scheme, or see `linear_multistep`.
+
+    References:
+      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024, for
+      the idea; notebooks/stable_difference_schemes.ipynb derives the weights.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, tritia
+      >>> optimizer = tritia.difference(learning_rate=0.5)
+      >>> params = jnp.ones(2)
+      >>> state = optimizer.init(params)
+      >>> for _ in range(30):
+      ...     updates, state = optimizer.update(params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
+      True
+    """
+    return linear_multistep(learning_rate, difference_scheme(order, steps), accumulator_dtype)
+
+
+def _check_scheme(scheme: Any) -> None:
+    if not isinstance(scheme, LinearMultistep):
+        raise TypeError(
+            "scheme must be a tritia.LinearMultistep, such as tritia.adams_bashforth_scheme(2);"
+            f" got {scheme!r} of type {type(scheme).__name__}."
+        )
+
+
+def _multistep(
+    scheme: LinearMultistep,
+    coefficients: Callable[[LinearMultistepState], _Coefficients],
+    learning_rate: ScalarOrSchedule | None,
+    accumulator_dtype: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The transform behind all names; a learning rate of None is the `scale_by_` form."""
+    past_steps, past_directions = _lengths(scheme)
+    period = math.lcm(max(past_steps, 1), max(past_directions, 1))
+
+    def init_fn(params: optax.Params) -> LinearMultistepState:
+        sizes = 0 if learning_rate is None else scheme.steps - 1
+        return LinearMultistepState(
+            count=jnp.zeros((), jnp.int32),
+            position=jnp.zeros((), jnp.int32),
+            step_sizes=jnp.zeros((sizes,), _scalar_dtype(params)),
+            steps=history.empty(params, past_steps, accumulator_dtype),
+            directions=history.empty(params, past_directions, accumulator_dtype),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: LinearMultistepState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, LinearMultistepState]:
+        del extra_args
+        weights, gains = coefficients(state)
+        weights = history.by_slot(weights, state.position)
+        gains = jnp.concatenate([gains[:1], history.by_slot(gains[1:], state.position)])
+
+        def displacement(direction: Any, like: Any, steps: list[Any], directions: list[Any]) -> Any:
+            # Half-precision leaves are combined in float32: the memory traffic is the same.
+            dtype = jnp.promote_types(jnp.result_type(direction), jnp.float32)
+            real = jnp.finfo(dtype).dtype
+            total = gains[0].astype(real) * direction
+            for j, step in enumerate(steps):
+                total = total - weights[j].astype(real) * step
+            for j, past in enumerate(directions):
+                total = total + gains[1 + j].astype(real) * past
+            return total.astype(jnp.result_type(like))
+
+        new = jax.tree.map(
+            lambda direction, like, *past: (
+                None
+                if direction is None
+                else displacement(direction, like, [*past[:past_steps]], [*past[past_steps:]])
+            ),
+            updates,
+            updates if params is None else params,
+            *state.steps,
+            *state.directions,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        step_sizes = state.step_sizes
+        if learning_rate is not None and scheme.steps > 1:
+            newest = _step_size(learning_rate, state)
+            step_sizes = jnp.concatenate([newest[None], step_sizes[:-1]])
+        return new, LinearMultistepState(
+            count=optax.safe_increment(state.count),
+            position=(state.position + 1) % period,
+            step_sizes=step_sizes,
+            steps=history.write(state.steps, state.position, new),
+            directions=history.write(state.directions, state.position, updates),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _scalar_dtype(params: optax.Params) -> Any:
+    """The dtype for step sizes and coefficients: float32, or float64 where a leaf has it."""
+    dtype = jnp.dtype(jnp.float32)
+    for leaf in jax.tree.leaves(params):
+        leaf_dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(leaf_dtype, jnp.inexact):
+            dtype = jnp.promote_types(dtype, jnp.finfo(leaf_dtype).dtype)
+    return dtype
+
+
+def _step_size(learning_rate: ScalarOrSchedule, state: LinearMultistepState) -> jax.Array:
+    return jnp.asarray(value_at(learning_rate, state.count)).astype(state.step_sizes.dtype)
+
+
+def _ladder(scheme: LinearMultistep) -> list[LinearMultistep]:
+    """The scheme, its starters, and gradient descent, from most to fewest steps."""
+    ladder, rung = [], scheme
+    while rung is not None:
+        ladder.append(rung)
+        rung = rung.starter
+    if ladder[-1].steps > 1 and not scheme.from_rest:
+        ladder.append(adams_bashforth_scheme(1))
+    return ladder
+
+
+def _lengths(scheme: LinearMultistep) -> tuple[int, int]:
+    """How many past steps and past directions the scheme and its starters read."""
+    ladder = _ladder(scheme)
+    return max(len(rung.a) - 1 for rung in ladder), max(len(rung.b) - 1 for rung in ladder)
+
+
+def _pad(scheme: LinearMultistep, weights: Any, gains: Any, xp: Any) -> _Coefficients:
+    """Fills up the coefficients of a rung with zeros, to the lengths of the scheme's histories."""
+    past_steps, past_directions = _lengths(scheme)
+    return _Coefficients(
+        weights=xp.pad(weights, (0, past_steps - weights.shape[0])),
+        gains=xp.pad(gains, (0, past_directions + 1 - gains.shape[0])),
+    )
+
+
+def _by_history(scheme: LinearMultistep, state: LinearMultistepState) -> _Coefficients:
+    """The coefficients for equal steps, by how much history there is."""
+    rows = []
+    for available in range(scheme.steps):
+        rung = next(
+            each
+            for each in _ladder(scheme)
+            if scheme.from_rest or each.steps - 1 <= available
+        )
+        weights = np.array([float(x) for x in rung.displacement_weights])
+        gains = np.array([float(x) for x in rung.b])
+        rows.append(_pad(scheme, weights, gains, np))
+    row = jnp.minimum(state.count, scheme.steps - 1)
+    dtype = state.step_sizes.dtype
+    return _Coefficients(
+        weights=jnp.asarray(np.stack([each.weights for each in rows]), dtype)[row],
+        gains=jnp.asarray(np.stack([each.gains for each in rows]), dtype)[row],
+    )
+
+
+def _by_step_sizes(
+    scheme: LinearMultistep, state: LinearMultistepState, step_size: jax.Array
+) -> _Coefficients:
+    """The coefficients for the actual step sizes, from the longest scheme that these allow."""
+    dtype = state.step_sizes.dtype
+    past = state.step_sizes
+    if scheme.from_rest:
+        # A point at rest has been there for as long as anybody asks.
+        past = jnp.where(jnp.arange(scheme.steps - 1) < state.count, past, step_size)
+    moving = step_size > 0
+    safe_size = jnp.where(moving, step_size, 1)
+    reach = jnp.cumsum(past) / safe_size
+    # Gradient descent, whatever the past.
+    chosen = _pad(scheme, jnp.zeros(0, dtype), jnp.ones(1, dtype), jnp)
+    for rung in reversed(_ladder(scheme)):
+        lags = rung.steps - 1
+        if lags == 0:
+            continue
+        lag = np.arange(1, lags + 1)
+        highest = np.asarray(growth_limit(rung) ** lag * (1 + 1e-6), dtype)
+        lowest = np.asarray(shrink_limit(rung) ** lag * (1 - 1e-6), dtype)
+        allowed = (
+            moving
+            & jnp.all(past[:lags] > 0)
+            & jnp.all(step_size <= highest * past[:lags])
+            & jnp.all(step_size >= lowest * past[:lags])
+            & (reach[lags - 1] <= lags * MAX_SHRINK)
+        )
+        # Where the rung is not allowed its coefficients are worked out for equal steps, so that
+        # nothing that is thrown away is NaN.
+        times = [jnp.zeros((), dtype)]
+        times += [-jnp.where(allowed, reach[j], float(j + 1)) for j in range(lags)]
+        x = adapt_to_step_sizes(
+            jnp.asarray([float(value) for value in rung.a + rung.b], dtype),
+            times[: len(rung.a)],
+            times[: len(rung.b)],
+            promises.order(rung),
+        )
+        a, b = x[: len(rung.a)], x[len(rung.a) :]
+        weights = jnp.cumsum(a[::-1])[::-1][1:]
+        found = _pad(scheme, weights, b, jnp)
+        chosen = jax.tree.map(lambda new, old, use=allowed: jnp.where(use, new, old), found, chosen)
+    return chosen
