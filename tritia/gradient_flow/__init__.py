@@ -11,6 +11,11 @@ from tritia.gradient_flow.coefficients import (
     heavy_ball_scheme as heavy_ball_scheme,
     root_condition as root_condition,
 )
+from tritia.gradient_flow.describe import (
+    Description as Description,
+    describe as describe,
+    plot_stability_region as plot_stability_region,
+)
 from tritia.gradient_flow.multistep import (
     LinearMultistepState as LinearMultistepState,
     adams_bashforth as adams_bashforth,
@@ -31,6 +36,7 @@ from tritia.gradient_flow.named_methods import (
 )
 from tritia.gradient_flow.named_tableaus import TABLEAUS as TABLEAUS
 from tritia.gradient_flow.promises import (
+    amplification as amplification,
     damped_interval as damped_interval,
     error_constant as error_constant,
     memory as memory,
@@ -43,6 +49,7 @@ from tritia.gradient_flow.runge_kutta import (
     TransparentRungeKuttaState as TransparentRungeKuttaState,
     runge_kutta as runge_kutta,
 )
+from tritia.gradient_flow.stability import characteristic_roots as characteristic_roots
 from tritia.gradient_flow.step_boundary import at_step_boundary as at_step_boundary
 from tritia.gradient_flow.step_control import (
     AdaptiveRungeKuttaState as AdaptiveRungeKuttaState,

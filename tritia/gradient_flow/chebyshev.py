@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -198,6 +199,11 @@ def _(scheme: ChebyshevScheme, radius: float = 0.98, start: float = 0.1) -> floa
     check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
     check_number("start", start, minimum=0, schedule=False)
     return _interval(scheme, radius, start)
+
+
+@promises.amplification.register
+def _(scheme: ChebyshevScheme, z: Any) -> np.ndarray:
+    return np.abs(scheme.stability_function(np.asarray(z, complex)))
 
 
 @promises.noise_gain.register

@@ -114,6 +114,11 @@ class LinearMultistep:
         return max(len(self.a), len(self.b))
 
     @property
+    def gradients_per_step(self) -> int:
+        """Gradients that a step costs: always 1."""
+        return 1
+
+    @property
     def displacement_weights(self) -> tuple[Coefficient, ...]:
         r"""The weights :math:`A_i = \sum_{j \ge i} a_j`, :math:`i = 1, 2, \ldots`, of past steps.
 
@@ -338,6 +343,11 @@ def _(scheme: LinearMultistep, radius: float = 0.98, start: float = 0.1) -> floa
     check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
     check_number("start", start, minimum=0, schedule=False)
     return stability.interval(scheme, radius=radius, start=start)
+
+
+@promises.amplification.register
+def _(scheme: LinearMultistep, z: Any) -> np.ndarray:
+    return np.max(np.abs(stability.characteristic_roots(scheme, -np.asarray(z))), axis=-1)
 
 
 @promises.noise_gain.register

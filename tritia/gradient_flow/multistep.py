@@ -66,7 +66,8 @@ def scale_by_linear_multistep(
     .. math:: s_t = -\sum_{i \ge 1} A_i s_{t-i} + \sum_j b_j u_{t-j}, \quad A_i = \sum_{j \ge i} a_j
 
     followed by `optax.scale_by_learning_rate`. The coefficients are those for equal steps: under a
-    learning-rate schedule the scheme falls back to order 1; `linear_multistep` keeps its order.
+    schedule that changes smoothly no more than order 2 is left of the scheme's order, under one
+    that jumps no more than order 1. `linear_multistep` knows the step sizes and keeps its order.
 
     Until there is history, the schemes with fewer steps of the same family take its place, gradient
     descent first.
@@ -175,11 +176,7 @@ def linear_multistep(
 
     def coefficients(state: LinearMultistepState) -> _Coefficients:
         step_size = _step_size(learning_rate, state)
-        found = (
-            _by_history(scheme, state)
-            if constant
-            else _by_step_sizes(scheme, state, step_size)
-        )
+        found = _by_history(scheme, state) if constant else _by_step_sizes(scheme, state, step_size)
         return _Coefficients(found.weights, -step_size * found.gains)
 
     return _multistep(scheme, coefficients, learning_rate, accumulator_dtype)
@@ -235,9 +232,9 @@ def bdf(
     .. math:: w_{t+1} = \tfrac43 w_t - \tfrac13 w_{t-1}
               - h (\tfrac43 \nabla L(w_t) - \tfrac23 \nabla L(w_{t-1})), \quad p = 2
 
-    Calmer than Adams-Bashforth of the same order: a longer stability interval (4/3 against 1 at order
-    2, 0.952 against 6/11 at order 3) and less gradient noise let through, for twice the memory. See
-    `linear_multistep` for the start-up and schedules.
+    Calmer than Adams-Bashforth of the same order: a longer stability interval (4/3 against 1 at
+    order 2, 0.952 against 6/11 at order 3) and less gradient noise let through, for twice the
+    memory. See `linear_multistep` for the start-up and schedules.
 
     Args:
       learning_rate: the step size: a float >= 0, a scalar array or a schedule.
@@ -299,8 +296,8 @@ def difference(
       ValueError: there is no such scheme, or see `linear_multistep`.
 
     References:
-      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024, for
-      the idea; notebooks/stable_difference_schemes.ipynb derives the weights.
+      Ma et al., Enhancing Deep Learning with Optimized Gradient Descent, arXiv:2409.04707, 2024,
+      for the idea; notebooks/stable_difference_schemes.ipynb derives the weights.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, tritia
@@ -438,9 +435,7 @@ def _by_history(scheme: LinearMultistep, state: LinearMultistepState) -> _Coeffi
     rows = []
     for available in range(scheme.steps):
         rung = next(
-            each
-            for each in _ladder(scheme)
-            if scheme.from_rest or each.steps - 1 <= available
+            each for each in _ladder(scheme) if scheme.from_rest or each.steps - 1 <= available
         )
         weights = np.array([float(x) for x in rung.displacement_weights])
         gains = np.array([float(x) for x in rung.b])

@@ -1,7 +1,7 @@
 """What a scheme promises to somebody who trains networks with it, one function for each promise.
 
 The functions take every kind of scheme: linear multistep schemes register their answers in
-`coefficients.py`, Runge-Kutta tableaus in `tableaus.py`.
+`coefficients.py`, Runge-Kutta methods in `tableaus.py` and `chebyshev.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 
 @functools.singledispatch
@@ -20,13 +22,13 @@ def order(scheme: Any) -> int:
     flow; it says nothing of noise, and on noisy minibatches the noise usually dominates.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
 
     Returns:
       p, at least 1.
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     References:
       Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, section III.2.
@@ -48,7 +50,7 @@ def error_constant(scheme: Any) -> Fraction | float:
     schemes of one order, the one with the smaller constant is closer to the flow by that ratio.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
 
     Returns:
       :math:`C_{p+1} / \sum_j b_j`, with
@@ -56,7 +58,7 @@ def error_constant(scheme: Any) -> Fraction | float:
       coefficients are.
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     References:
       Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, equation III.2.13.
@@ -78,13 +80,13 @@ def stability_interval(scheme: Any) -> float:
     how much larger or smaller a learning rate this scheme bears than SGD.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
 
     Returns:
       X >= 0: the interval is [0, X].
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     References:
       Hairer, Wanner, Solving Ordinary Differential Equations II, 1996, section V.1.
@@ -106,7 +108,7 @@ def damped_interval(scheme: Any, radius: float = 0.98, start: float = 0.1) -> fl
     learning rate: learning rate times sharpness at most X.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
       radius: the modulus allowed, in (0, 1].
       start: where damping starts to be asked; at 0 the principal root is 1.
 
@@ -114,12 +116,37 @@ def damped_interval(scheme: Any, radius: float = 0.98, start: float = 0.1) -> fl
       X, or 0 if the roots at `start` are already too large.
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     Examples:
       >>> import tritia
       >>> round(tritia.damped_interval(tritia.adams_bashforth_scheme(1)), 6)
       1.98
+    """
+    raise TypeError(_not_a_scheme(scheme))
+
+
+@functools.singledispatch
+def amplification(scheme: Any, z: Any) -> np.ndarray:
+    r"""The factor by which a step can multiply the mode :math:`w' = \lambda w`.
+
+    Curvature moves z along the negative real axis, rotation (games) along the imaginary one.
+
+    Args:
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
+      z: :math:`h \lambda`, a real or complex array of shape (...).
+
+    Returns:
+      A real array of shape (...): the largest modulus of a root, or :math:`|R(z)|`. The scheme is
+      stable where it is at most 1.
+
+    Raises:
+      TypeError: `scheme` is none of these.
+
+    Examples:
+      >>> import tritia
+      >>> print(tritia.amplification(tritia.adams_bashforth_scheme(1), [-1.5, 1j]).round(3))
+      [0.5   1.414]
     """
     raise TypeError(_not_a_scheme(scheme))
 
@@ -133,13 +160,13 @@ def noise_gain(scheme: Any) -> float:
     unit impulse in the gradient: :math:`\sum_j b_j^2` for the Adams schemes.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
 
     Returns:
       The gain; infinite when an echo never dies out.
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     Examples:
       >>> import tritia
@@ -154,13 +181,13 @@ def memory(scheme: Any) -> int:
     """The number of copies of the params that the optimizer state keeps: SGD 0, momentum 1, Adam 2.
 
     Args:
-      scheme: a `LinearMultistep` or a `ButcherTableau`.
+      scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
 
     Returns:
       The number of past steps and past directions that are stored.
 
     Raises:
-      TypeError: `scheme` is neither.
+      TypeError: `scheme` is none of these.
 
     Examples:
       >>> import tritia
@@ -174,6 +201,6 @@ def memory(scheme: Any) -> int:
 
 def _not_a_scheme(scheme: Any) -> str:
     return (
-        "scheme must be a tritia.LinearMultistep or a tritia.ButcherTableau;"
+        "scheme must be a tritia.LinearMultistep, ButcherTableau or ChebyshevScheme;"
         f" got {scheme!r} of type {type(scheme).__name__}."
     )

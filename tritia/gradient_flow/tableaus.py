@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from tritia._arguments import check_number, check_static_int
 from tritia.gradient_flow import promises
 from tritia.gradient_flow.order_conditions import (
@@ -23,7 +25,7 @@ from tritia.gradient_flow.order_conditions import (
     rooted_trees,
     symmetry,
 )
-from tritia.gradient_flow.stability_polynomial import stable_up_to
+from tritia.gradient_flow.stability_polynomial import evaluate, stable_up_to
 
 ROUNDING = 1e-14
 """By how much a condition may be missed, per unit of its terms, where coefficients are floats."""
@@ -216,6 +218,11 @@ def _(scheme: ButcherTableau, radius: float = 0.98, start: float = 0.1) -> float
     check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
     check_number("start", start, minimum=0, schedule=False)
     return stable_up_to(scheme.stability_polynomial, bound=radius, start=start)
+
+
+@promises.amplification.register
+def _(scheme: ButcherTableau, z: Any) -> np.ndarray:
+    return np.abs(evaluate(scheme.stability_polynomial, np.asarray(z, complex)))
 
 
 @promises.noise_gain.register
