@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -73,6 +74,15 @@ class Dataset:
     def metric(self) -> str:
         """The name of the test metric; for both tasks higher is better and 1 is perfect."""
         return "accuracy" if self.task == "classification" else "R^2"
+
+    @property
+    def diverged_loss(self) -> float:
+        """The loss above which a run counts as diverged.
+
+        A hundred times the loss of a network that says the same of every row: the logarithm of the
+        number of classes, or the variance of standardised targets, 1.
+        """
+        return 100.0 * (1.0 if self.classes is None else math.log(self.classes))
 
     def checksum(self) -> str:
         """SHA-256 of the features and targets, their shapes included."""

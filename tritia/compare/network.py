@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class MLP(nnx.Module):
         self.layers = nnx.List(
             [
                 nnx.Linear(before, after, kernel_init=initial, rngs=rngs)
-                for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+                for before, after in itertools.pairwise(sizes)
             ]
         )
 

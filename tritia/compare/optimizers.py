@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
 
+import tritia
 from tritia.compare.datasets import Task
 from tritia.compare.errors import UsageError
 
@@ -73,11 +73,10 @@ class Optimizer:
 
 
 SWEEP_SIZE = 7
-_STEP = math.sqrt(10.0)
 
 
 def learning_rates(centre: float, extension: int = 0) -> tuple[float, ...]:
-    """The learning rates of one sweep: `SWEEP_SIZE` of them, half a decade apart.
+    """The learning rates of one sweep: `SWEEP_SIZE` of them, 1, 3, 10, 30, ... times apart.
 
     Args:
       centre: the middle one, for `extension` 0.
@@ -89,7 +88,8 @@ def learning_rates(centre: float, extension: int = 0) -> tuple[float, ...]:
     """
     middle = SWEEP_SIZE // 2
     exponents = range(extension * SWEEP_SIZE - middle, extension * SWEEP_SIZE + middle + 1)
-    return tuple(float(f"{centre * _STEP**exponent:.3g}") for exponent in exponents)
+    factors = (10.0 ** (exponent // 2) * (3.0 if exponent % 2 else 1.0) for exponent in exponents)
+    return tuple(float(f"{centre * factor:.3g}") for factor in factors)
 
 
 def _alias(
@@ -147,7 +147,6 @@ _OPTAX_CONTRIB_ALIASES: dict[str, float] = {
     "madgrad": 1e-2,
     "muon": 1e-2,
     "galore": 3e-3,
-    "cocob": 1.0,
     "dog": 1.0,
     "dowg": 1.0,
     "dadapt_adamw": 1.0,
@@ -182,6 +181,9 @@ def _optax_optimizers() -> dict[str, Optimizer]:
             factory = getattr(module, name, None)
             if factory is not None:
                 optimizers[name] = _alias(f"{prefix}.{name}", factory, learning_rate)
+    cocob = getattr(optax.contrib, "cocob", None)
+    if cocob is not None:  # It bets: no learning rate changes what it does.
+        optimizers["cocob"] = Optimizer("optax.contrib.cocob()", lambda *_: cocob(), None)
     for name, learning_rate in (("schedule_free_sgd", 0.3), ("schedule_free_adamw", 1e-2)):
         factory = getattr(optax.contrib, name)
         optimizers[name] = dataclasses.replace(
@@ -191,7 +193,74 @@ def _optax_optimizers() -> dict[str, Optimizer]:
     return optimizers
 
 
-OPTIMIZERS: dict[str, Optimizer] = _optax_optimizers()
+def _multistep_optimizers() -> dict[str, Optimizer]:
+    """One gradient per step, memory of earlier steps."""
+    return {
+        "adams_bashforth2": _alias("tritia.adams_bashforth", tritia.adams_bashforth, 0.1, order=2),
+        "adams_bashforth3": _alias("tritia.adams_bashforth", tritia.adams_bashforth, 0.1, order=3),
+        "bdf2": _alias("tritia.bdf", tritia.bdf, 0.1, order=2),
+        "bdf3": _alias("tritia.bdf", tritia.bdf, 0.1, order=3),
+        "difference3": _alias("tritia.difference", tritia.difference, 0.1, order=2, steps=3),
+        "difference4": _alias("tritia.difference", tritia.difference, 0.1, order=2, steps=4),
+        "difference5": _alias("tritia.difference", tritia.difference, 0.1, order=2, steps=5),
+    }
+
+
+def _runge_kutta_optimizers() -> dict[str, Optimizer]:
+    """Several gradients per step, asked for through `grad_fn`."""
+    return {
+        name: dataclasses.replace(
+            _alias(f"tritia.{name}", factory, 0.1), gradients_per_step=stages, extra="grad_fn"
+        )
+        for name, factory, stages in (
+            ("midpoint", tritia.midpoint, 2),
+            ("heun", tritia.heun, 2),
+            ("ralston", tritia.ralston, 2),
+            ("kutta3", tritia.kutta3, 3),
+            ("rk4", tritia.rk4, 4),
+        )
+    }
+
+
+def _inertial_optimizers() -> dict[str, Optimizer]:
+    """Triple inertia around SGD and Adam; its three coefficients are tuned with the learning rate.
+
+    The loop's params are where gradients are taken; the iterate is what is evaluated.
+    """
+
+    def around(call: str, inner: Callable[..., Any], learning_rate: float) -> Optimizer:
+        def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+            return tritia.triple_inertia(
+                inner(setting["learning_rate"]),
+                setting["predict"],
+                setting["evaluate"],
+                setting["correct"],
+            )
+
+        return Optimizer(
+            f"tritia.triple_inertia({call}(learning_rate), predict, evaluate, correct)",
+            build,
+            learning_rate,
+            coefficients={
+                "predict": (0.9, 0.5, 0.0),
+                "evaluate": (0.0, 0.5, 0.9),
+                "correct": (0.0, 0.3),
+            },
+            evaluation_params=tritia.eval_params,
+        )
+
+    return {
+        "triple_inertia_sgd": around("optax.sgd", optax.sgd, 3e-2),
+        "triple_inertia_adam": around("optax.adam", optax.adam, 3e-3),
+    }
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    **_optax_optimizers(),
+    **_multistep_optimizers(),
+    **_runge_kutta_optimizers(),
+    **_inertial_optimizers(),
+}
 """Every optimizer by its name on the command line."""
 
 

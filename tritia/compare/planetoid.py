@@ -72,7 +72,11 @@ def load_cora(folder: Path) -> Nodes:
         parts[part] = _checked_csr(folder / f"ind.cora.{part}", parts[part])
     for part in ("y", "ty", "ally"):
         labels = parts[part]
-        if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "biuf":
+        if (
+            not isinstance(labels, np.ndarray)
+            or labels.ndim != 2
+            or labels.dtype.kind not in "biuf"
+        ):
             raise UsageError(f"{folder / f'ind.cora.{part}'} does not hold a matrix of labels")
     order = _read_test_index(folder / "ind.cora.test.index")
 

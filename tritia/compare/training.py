@@ -93,9 +93,7 @@ class Bench:
         )
 
 
-def prepare(
-    dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: int | None
-) -> Bench:
+def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: int | None) -> Bench:
     """Splits the rows, puts them on the device and initialises the networks.
 
     Args:
@@ -192,7 +190,8 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
                 )(params)
 
             if optimizer.extra == "examples":
-                gradients, extra = None, {"inputs": inputs, "targets": targets}
+                gradients: Any = None
+                extra = {"inputs": inputs, "targets": targets}
             else:
                 gradients = grad_fn(carry.params)
                 extra = {"grad_fn": grad_fn} if optimizer.extra == "grad_fn" else {}
@@ -201,9 +200,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
 
         return jax.lax.scan(step, carry, batches)[0]
 
-    def evaluate(
-        carry: Carry, rows: Rows, split: Any, part: str
-    ) -> tuple[jax.Array, jax.Array]:
+    def evaluate(carry: Carry, rows: Rows, split: Any, part: str) -> tuple[jax.Array, jax.Array]:
         params = optimizer.evaluation_params(carry.state, carry.params)
         numbers = getattr(split, part)
         count, width = numbers.shape[0], rows.inputs.shape[1]
@@ -319,7 +316,7 @@ class Curves(NamedTuple):
 def train(
     bench: Bench,
     optimizer: Optimizer,
-    setting: Mapping[str, float],
+    compiled: Compiled,
     epochs: int,
     progress: Progress = lambda: None,
 ) -> Curves:
@@ -328,14 +325,13 @@ def train(
     Args:
       bench: what is shared.
       optimizer: from the registry.
-      setting: the tuned numbers.
+      compiled: its compiled training.
       epochs: how many.
       progress: called after each.
 
     Returns:
       The `Curves`.
     """
-    compiled = compile_training(bench, optimizer, setting)
     carry = compiled.carry
     found = [jax.device_get(compiled.evaluate(carry))]
     for epoch in range(epochs):

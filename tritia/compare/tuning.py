@@ -2,9 +2,12 @@
 
 Every optimizer gets the same number of learning rates, half a decade apart, around a centre that
 is usual for it; where the best is the first or the last, the sweep goes on in that direction, at
-most twice. Coefficients, where an optimizer has some to tune, follow at the best learning rate. The
-score is the validation loss at its best epoch, averaged over the tuning seeds: at the best epoch,
-because the loss of a classifier rises again once it is confident, long before its accuracy suffers.
+most twice. Coefficients, where an optimizer has some to tune, follow at the best learning rate.
+
+A setting is judged by its accuracy (or R^2) on the validation rows, averaged over the second half
+of the epochs and over the tuning seeds; the loss, averaged likewise, decides between equals. Not by
+the loss alone, which for a classifier rises again once it is confident, and not at the best epoch,
+which rewards a wild learning rate for one lucky moment.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class Tuning(NamedTuple):
     Attributes:
       setting: the best learning rate and coefficients.
       tried: every setting tried, in order.
-      scores: the validation loss of each at its best epoch; infinite where a seed diverged.
+      scores: the validation metric of each; minus infinity where a seed diverged.
+      losses: the validation loss of each; infinite where a seed diverged.
       at_edge: "lowest" or "highest" where the best learning rate is the last one tried in that
         direction, so that one beyond might be better still; "" otherwise.
       failed: True where every setting diverged; `setting` is then the smallest learning rate.
@@ -40,6 +44,7 @@ class Tuning(NamedTuple):
     setting: Mapping[str, float]
     tried: Sequence[Mapping[str, float]]
     scores: Sequence[float]
+    losses: Sequence[float]
     at_edge: str
     failed: bool
 
@@ -62,10 +67,16 @@ def tune(
     defaults = {name: values[0] for name, values in optimizer.coefficients.items()}
     tried: list[Mapping[str, float]] = []
     scores: list[float] = []
+    losses: list[float] = []
 
-    def sweep(settings: list[Mapping[str, float]]) -> None:
-        scores.extend(validation_losses(bench, optimizer, settings, epochs, progress))
+    def sweep(settings: Sequence[Mapping[str, float]]) -> None:
+        found = validate(bench, optimizer, settings, epochs, progress)
+        scores.extend(found[0])
+        losses.extend(found[1])
         tried.extend(settings)
+
+    def best() -> int:
+        return max(range(len(tried)), key=lambda index: (scores[index], -losses[index]))
 
     at_edge = ""
     if optimizer.learning_rate is not None:
@@ -73,39 +84,39 @@ def tune(
         for _ in range(1 + EXTENSIONS):
             rates = learning_rates(optimizer.learning_rate, extension)
             sweep([{"learning_rate": rate, **defaults} for rate in rates])
-            at_edge = _edge([setting["learning_rate"] for setting in tried], scores)
+            rates = [setting["learning_rate"] for setting in tried]
+            at_edge = _edge(rates, rates[best()], scores[best()])
             if not at_edge:
                 break
             extension += 1 if at_edge == "highest" else -1
     if defaults or not tried:
-        best = tried[int(np.argmin(scores))] if tried else {}
+        so_far = tried[best()] if tried else {}
         names, values = list(optimizer.coefficients), optimizer.coefficients.values()
         combinations = [
-            {**best, **dict(zip(names, combination, strict=True))}
+            {**so_far, **dict(zip(names, combination, strict=True))}
             for combination in itertools.product(*values)
         ]
         sweep([setting for setting in combinations if setting not in tried] or combinations)
-    best = int(np.argmin(scores))
-    failed = not math.isfinite(scores[best])
+    chosen = tried[best()]
+    failed = not math.isfinite(scores[best()])
     if failed and optimizer.learning_rate is not None:
-        best = int(np.argmin([setting["learning_rate"] for setting in tried]))
-    return Tuning(tried[best], tried, scores, at_edge, failed)
+        chosen = min(tried, key=lambda setting: setting["learning_rate"])
+    return Tuning(chosen, tried, scores, losses, at_edge, failed)
 
 
-def _edge(rates: list[float], scores: list[float]) -> str:
-    best = rates[int(np.argmin(scores))]
-    if not math.isfinite(min(scores)):
+def _edge(rates: list[float], best: float, score: float) -> str:
+    if not math.isfinite(score):
         return "lowest"  # All diverged: go down.
     return "lowest" if best == min(rates) else "highest" if best == max(rates) else ""
 
 
-def validation_losses(
+def validate(
     bench: Bench,
     optimizer: Optimizer,
     settings: Sequence[Mapping[str, float]],
     epochs: int,
     progress: Progress = lambda: None,
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Trains with all settings and all seeds of the bench as one computation.
 
     Args:
@@ -116,8 +127,8 @@ def validation_losses(
       progress: called after each.
 
     Returns:
-      For each setting the validation loss at the best epoch, averaged over seeds; infinite where
-      the loss of any seed was not finite at some epoch.
+      For each setting the validation metric and the validation loss, averaged over the second half
+      of the epochs and over seeds; minus and plus infinity where a seed diverged.
     """
     pure = functions(bench, optimizer)
     stacked = {
@@ -130,27 +141,28 @@ def validation_losses(
         # axes: for each argument "seeds", "both", "settings" or None.
         inner = tuple(0 if axis in ("seeds", "both") else None for axis in axes)
         outer = tuple(0 if axis in ("settings", "both") else None for axis in axes)
-        return jax.jit(
-            jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer, axis_size=width)
-        )
+        return jax.jit(jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer, axis_size=width))
 
-    def epoch_and_loss(setting: Any, carry: Any, rows: Any, split: Any, batches: Any) -> Any:
+    def epoch_and_validation(setting: Any, carry: Any, rows: Any, split: Any, batches: Any) -> Any:
         carry = pure.epoch(setting, carry, rows, split, batches)
-        return carry, pure.evaluate(carry, rows, split, "validation")[0]
+        return carry, pure.evaluate(carry, rows, split, "validation")
 
     start = over_seeds_and_settings(pure.start, ("settings", "seeds"))
     advance = over_seeds_and_settings(
-        epoch_and_loss, ("settings", "both", None, "seeds", "seeds")
+        epoch_and_validation, ("settings", "both", None, "seeds", "seeds")
     )
     carry = start(stacked, bench.initial)
-    losses = []
+    found = []
     for epoch in range(epochs):
         batches = jnp.asarray(bench.batches(optimizer, epoch))
-        carry, loss = advance(stacked, carry, bench.rows, bench.splits, batches)
-        losses.append(np.asarray(loss))
+        carry, validation = advance(stacked, carry, bench.rows, bench.splits, batches)
+        found.append(jax.device_get(validation))
         progress()
     # (epochs, settings, seeds)
-    curves = np.stack(losses)
-    diverged = ~np.isfinite(curves).all(axis=0)
-    best = np.where(diverged, np.inf, np.where(np.isfinite(curves), curves, np.inf).min(axis=0))
-    return [float(score) for score in best.mean(axis=1)]
+    loss, metric = (np.stack(values) for values in zip(*found, strict=True))
+    with np.errstate(invalid="ignore"):
+        well = (loss <= bench.dataset.diverged_loss).all(axis=(0, 2))
+    late = slice(epochs // 2, None)
+    metrics = np.where(well, metric[late].mean(axis=(0, 2)), -np.inf)
+    losses = np.where(well, loss[late].mean(axis=(0, 2)), np.inf)
+    return metrics.tolist(), losses.tolist()
