@@ -60,28 +60,49 @@ def test_projected_descent_finds_the_constrained_minimum(projection):
     )
 
 
+def project_to_ball(w):
+    return w * np.minimum(1.0, 0.8 / np.linalg.norm(w))
+
+
 def test_projected_steps_against_a_loop_written_by_hand(x64):
-    # Behind a projection the correction is a third degree of freedom: this is not a rescaling.
     p1, p2, p3 = 0.6, 0.3, 0.5
-
-    def project(w):
-        return np.clip(w, 0.0, 0.8)
-
     curvature, target = np.array([1.0, 3.0, 0.3]), np.array([2.0, -1.0, 0.5])
-    solver = tritia.triple_inertia(
-        optax.sgd(0.2), p1, p2, p3, projection=lambda w: jnp.clip(w, 0.0, 0.8)
-    )
+    projection = lambda w: optax.projections.projection_l2_ball(w, 0.8)  # noqa: E731
+    solver = tritia.triple_inertia(optax.sgd(0.2), p1, p2, p3, projection=projection)
+    # Were the correction a rescaling, as it is without a constraint, this would be the same method.
+    rescaled = tritia.triple_inertia(optax.sgd(0.3), 1.5 * p1, p2, 0.0, projection=projection)
     u = u_previous = np.array([0.1, 0.7, 0.0])
-    params = jnp.array(u)
-    state = solver.init(params)
+    params = other = jnp.array(u)
+    state, other_state = solver.init(params), rescaled.init(params)
+    differences = []
     for _ in range(12):
         d = u - u_previous
         e = u + p2 * d
-        v = project(u + p1 * d - 0.2 * curvature * (e - target))
-        u_previous, u = u, project(v + p3 * (v - u))
+        v = project_to_ball(u + p1 * d - 0.2 * curvature * (e - target))
+        u_previous, u = u, project_to_ball(v + p3 * (v - u))
         updates, state = solver.update(curvature * (params - target), state, params)
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(tritia.eval_params(state, params), u, rtol=1e-12, atol=1e-14)
+        updates, other_state = rescaled.update(curvature * (other - target), other_state, other)
+        other = optax.apply_updates(other, updates)
+        differences.append(np.linalg.norm(tritia.eval_params(other_state, other) - u))
+    assert max(differences) > 0.01
+
+
+def test_between_bounds_a_correction_is_a_rescaling(x64):
+    curvature, target = jnp.array([1.0, 3.0, 0.3]), jnp.array([2.0, -1.0, 0.5])
+    iterates = []
+    for rate, coefficients in ((0.2, (0.6, 0.3, 0.5)), (0.3, (0.9, 0.3, 0.0))):
+        solver = tritia.triple_inertia(
+            optax.sgd(rate),
+            *coefficients,
+            projection=lambda w: optax.projections.projection_box(w, 0.0, 0.8),
+        )
+        params, state = run(
+            solver, lambda w: curvature * (w - target), jnp.array([0.1, 0.7, 0.0]), 12
+        )
+        iterates.append(tritia.eval_params(state, params))
+    np.testing.assert_allclose(*iterates, rtol=1e-12, atol=1e-14)
 
 
 # Restart.

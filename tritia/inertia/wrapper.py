@@ -80,8 +80,9 @@ def triple_inertia(
 
     What the correction adds: for an unconstrained gradient step it is over-relaxation, a rescaling
     of the step *and* of the prediction by 1 + p3, so nothing that the other two and the learning
-    rate could not do. Behind a projection, as behind a prox or an exact solve of a block, it is a
-    third degree of freedom.
+    rate could not do; behind a projection onto bounds, a correction >= 0 is that still. Behind
+    other projections, and above all around a prox or an exact solve of a block, whose step no
+    learning rate scales, it is a third degree of freedom.
 
     Coefficients read at update t (t = 0 for the first) form c and e for the step of update t + 1;
     the correction read at update t acts in update t. So a scheduled Nesterov with k/(k+3)
