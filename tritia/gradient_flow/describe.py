@@ -153,6 +153,8 @@ def plot_stability_region(
     imaginary = np.linspace(-half, half, resolution)
     z = real[None, :] + 1j * imaginary[:, None]
     amplifications = [promises.amplification(scheme, z) for scheme in schemes]
+    stable = np.any([np.any(factor <= 1, axis=1) for factor in amplifications], axis=0)
+    half = max(1.3 * np.max(np.abs(imaginary[stable]), initial=0.0), 0.5)
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -170,6 +172,7 @@ def plot_stability_region(
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set(
+        ylim=(-half, half),
         xlabel="learning rate x curvature, Re(hλ)",
         ylabel="Im(hλ)",
         title="Stable where the step does not amplify",
