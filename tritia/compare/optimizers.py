@@ -223,12 +223,19 @@ def _runge_kutta_optimizers() -> dict[str, Optimizer]:
 
 
 def _inertial_optimizers() -> dict[str, Optimizer]:
-    """Triple inertia around SGD and Adam; its three coefficients are tuned with the learning rate.
+    """Triple inertia around SGD and Adam; its three coefficients are tuned after the learning rate.
 
     The loop's params are where gradients are taken; the iterate is what is evaluated.
     """
 
-    def around(call: str, inner: Callable[..., Any], learning_rate: float) -> Optimizer:
+    def around(
+        call: str,
+        inner: Callable[..., Any],
+        learning_rate: float,
+        predict: tuple[float, ...],
+        evaluate: tuple[float, ...],
+        correct: tuple[float, ...],
+    ) -> Optimizer:
         def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
             return tritia.triple_inertia(
                 inner(setting["learning_rate"]),
@@ -241,17 +248,20 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
             f"tritia.triple_inertia({call}(learning_rate), predict, evaluate, correct)",
             build,
             learning_rate,
-            coefficients={
-                "predict": (0.9, 0.5, 0.0),
-                "evaluate": (0.0, 0.5, 0.9),
-                "correct": (0.0, 0.3),
-            },
+            coefficients={"predict": predict, "evaluate": evaluate, "correct": correct},
             evaluation_params=tritia.eval_params,
         )
 
+    # Every combination is tried, so all must have predict * (1 + correct) < 1, or they diverge.
+    # Around SGD the learning rate is tuned for Nesterov's coefficients; Adam has a momentum of its
+    # own, so there it is tuned without inertia.
     return {
-        "triple_inertia_sgd": around("optax.sgd", optax.sgd, 3e-2),
-        "triple_inertia_adam": around("optax.adam", optax.adam, 3e-3),
+        "triple_inertia_sgd": around(
+            "optax.sgd", optax.sgd, 3e-2, (0.9, 0.8, 0.7), (0.9, 0.5, 0.0), (0.0, 0.1)
+        ),
+        "triple_inertia_adam": around(
+            "optax.adam", optax.adam, 3e-3, (0.0, 0.3, 0.6), (0.0, 0.3, 0.6), (0.0, 0.3)
+        ),
     }
 
 

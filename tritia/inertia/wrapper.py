@@ -94,7 +94,8 @@ def triple_inertia(
     Args:
       inner: transform that makes the step and owns the learning rate, such as
         `optax.sgd(0.1)` or `optax.adam(1e-3)`. Extra arguments are passed on to it.
-      predict: p1, a number, scalar array or schedule; mostly in [0, 1).
+      predict: p1, a number, scalar array or schedule; mostly in [0, 1). Without a constraint
+        p1 (1 + p3) must stay below 1, or the displacement grows of itself.
       evaluate: p2, likewise.
       correct: p3, likewise; in (-1, 1), where -1 would stop all motion.
       restart: `None`, or `"gradient"` to forget the displacement whenever
