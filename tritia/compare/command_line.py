@@ -234,7 +234,9 @@ def _compare(arguments: argparse.Namespace) -> int:
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
             )
-            with Progress(*columns, console=screen, transient=True) as bar:
+            with Progress(
+                *columns, console=screen, transient=True, disable=not screen.is_terminal
+            ) as bar:
                 total = comparison.epochs_left()
                 task = bar.add_task("", total=total)
 

@@ -91,10 +91,11 @@ def _verdict(one: Figures, other: Figures) -> str:
         )
     if level == seeds:
         return f"level on all {seeds} seeds"
-    return (
-        f"ahead on {ahead}, level on {level} and behind on {behind} of {seeds} seeds, so no"
-        " difference is shown"
-    )
+    if ahead and behind:
+        counts = f"ahead on {ahead}, level on {level} and behind on {behind} of {seeds} seeds"
+        return f"{counts}, so no difference is shown"
+    side, times = ("ahead", ahead) if ahead else ("behind", behind)
+    return f"{side} on {times} and level on {level} of {seeds} seeds: {side}, but not surely"
 
 
 def _head_to_head(one: Figures, other: Figures, metric: str, ours: Sequence[Figures]) -> str:
@@ -118,9 +119,9 @@ def _against_sgd(ours: Sequence[Figures], base: Figures, metric: str) -> str:
         gap = median(found.test_metric) - median(base.test_metric)
         ahead, level, behind = _seed_by_seed(found, base)
         parts.append(
-            f"{found.name} {gap:+.3f} ({ahead} seeds ahead, {level} level, {behind} behind)"
+            f"{found.name} {gap:+.3f} (seeds ahead {ahead}, level {level}, behind {behind})"
         )
-    return f"Against plain sgd, in test {metric}: {'; '.join(parts)}."
+    return f"Against plain sgd, the median test {metric} changes by: {'; '.join(parts)}."
 
 
 def _training(ran: Sequence[Figures]) -> str:
@@ -154,9 +155,10 @@ def _quickest(ran: Sequence[Figures], metric: str, target: float) -> str:
         f"A test {metric} of {target:g} is first reached by {names(first)}, after"
         f" {count(int(fewest), 'epoch')}"
     )
-    slowest = arrived[-1]
-    if slowest.epochs_to_target > fewest:
-        sentence += f"; last by {slowest.name}, after {slowest.epochs_to_target:.0f}"
+    most = arrived[-1].epochs_to_target
+    if most > fewest:
+        last = [found.name for found in arrived if found.epochs_to_target == most]
+        sentence += f"; last by {names(last)}, after {most:.0f}"
     never = [found.name for found in ran if not math.isfinite(found.epochs_to_target)]
     if never:
         sentence += f"; not by {names(never)} on most seeds"

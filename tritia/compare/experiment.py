@@ -94,7 +94,8 @@ class Request:
                 continue
             words.append(name)
             if value is not True:
-                words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+                listed = isinstance(value, list)
+                words.append((",".join(map(str, value)) or "none") if listed else str(value))
         return shlex.join(words)
 
 

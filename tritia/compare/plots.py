@@ -62,9 +62,8 @@ def draw(
         if x_axis == "gradients":
             points = points * optimizers[name].gradients_per_step
         for axes, values in ((left, found.training_loss[well]), (right, found.test_metric[well])):
-            axes.fill_between(
-                points, values.min(0), values.max(0), color=colour, alpha=0.13, linewidth=0
-            )
+            lower, upper = np.percentile(values, (25, 75), axis=0)
+            axes.fill_between(points, lower, upper, color=colour, alpha=0.15, linewidth=0)
             line = axes.plot(
                 points,
                 np.median(values, axis=0),
@@ -112,7 +111,7 @@ def draw(
             fontsize=8,
             color="0.35",
         )
-    figure.suptitle(f"{title}\nline: median over seeds; band: least to greatest", fontsize=11)
+    figure.suptitle(f"{title}\nline: median over seeds; band: quartiles", fontsize=11)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False
     )

@@ -152,8 +152,8 @@ def markdown(
         f"- Features: {_SCALING[dataset.scaling]}"
         + (units if dataset.task == "regression" else "")
         + ".",
-        f"- Network: a Flax NNX multilayer perceptron with hidden layers of"
-        f" {names([str(width) for width in arguments['--hidden']])}, ReLU, He initialisation;"
+        f"- Network: a Flax NNX multilayer perceptron with {_layers(arguments['--hidden'])},"
+        " He initialisation;"
         f" {'cross-entropy' if dataset.task == 'classification' else 'mean squared error'};"
         f" minibatches of {batch_size} rows; rows that don't fill one wait for the next epoch.",
         "- Seeds: a seed decides the initial weights"
@@ -197,6 +197,13 @@ _SCALING = {
     "pixels": "all pixels standardised with one mean and one deviation, of the training rows",
     "none": "as they come, not standardised",
 }
+
+
+def _layers(hidden: Sequence[int]) -> str:
+    if not hidden:
+        return "no hidden layer"
+    widths = names([str(width) for width in hidden])
+    return f"hidden {'layer' if len(hidden) == 1 else 'layers'} of {widths}, ReLU"
 
 
 def _tuning_words(arguments: Mapping[str, Any]) -> str:

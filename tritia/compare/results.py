@@ -9,6 +9,7 @@ beside its place and moved there, so that a file is either whole or absent. The 
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import math
@@ -75,11 +76,7 @@ def _finite(content: Any) -> Any:
 
 def environment() -> dict[str, Any]:
     """The versions and the device that the figures depend on."""
-    import flax
     import jax
-    import jaxlib
-    import optax
-    import sklearn
 
     import tritia
 
@@ -88,12 +85,10 @@ def environment() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "tritia": tritia.__version__,
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "optax": optax.__version__,
-            "flax": flax.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+            },
         },
         "device": f"{device.platform}: {device.device_kind}",
         "platform": platform.platform(),
@@ -164,7 +159,7 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return "(not given)" if value is None else str(value)
 
 
