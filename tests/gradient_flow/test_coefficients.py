@@ -146,6 +146,25 @@ def test_memory_counts_what_the_state_holds(scheme):
     assert len(copies) == tritia.memory(scheme)
 
 
+@pytest.mark.parametrize("steps", range(3, 9))
+def test_the_undamped_optimum_is_known_in_closed_form(steps):
+    """q(c) = (1 + T_n(c)) / const, n = k - 2: interval 2 n and noise gain 2 / n, with roots
+    that touch the unit circle inside the interval."""
+    n = steps - 2
+    share = Fraction(2, 2 * n + 1)
+    weights = [Fraction(0)] * (steps - 1)  # of past displacements
+    weights[0] += 1 - share
+    # -(share / 2) (w_{t-n+1} - w_{t-n-1}) is minus half the share of two displacements.
+    weights[n - 1] -= share / 2
+    weights[n] -= share / 2
+    past = [-w for w in weights]  # the A_i
+    a = [1 - past[0], *(x - y for x, y in zip(past, [*past[1:], 0], strict=True))]
+    scheme = tritia.LinearMultistep(a=a, b=(2 * share,))
+    assert tritia.order(scheme) == 2
+    assert tritia.stability_interval(scheme) == pytest.approx(2 * n, rel=1e-6)
+    assert tritia.noise_gain(scheme) == pytest.approx(2 / n, rel=1e-9)
+
+
 def test_floats_are_as_good_as_fractions():
     scheme = tritia.difference_scheme(2, 3)
     rounded = tritia.LinearMultistep(a=(1.0, -1 / 3, 1 / 3), b=(4 / 3,))

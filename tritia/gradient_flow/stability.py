@@ -103,6 +103,7 @@ def interval(scheme: Scheme, radius: float, start: float) -> float:
     ends = np.concatenate([[start], np.unique(ends[ends > start + 1e-12])])
     middles = np.append((ends[:-1] + ends[1:]) / 2, 2 * ends[-1] + 1)
     moduli = np.max(np.abs(characteristic_roots(scheme, middles)), axis=-1)
-    outside = np.flatnonzero(moduli > radius)
+    # Where a root only touches the circle, rounding splits the crossing in two: not an exit.
+    outside = np.flatnonzero(moduli > radius + 1e-9)
     end = float(ends[outside[0]])
     return 0.0 if outside[0] == 0 else end
