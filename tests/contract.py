@@ -146,8 +146,12 @@ CASES = [
                 {"tableau": "dormand_prince"},
                 (BAD_RATE, BAD_TABLEAU, BAD_MODE, BAD_PRECONDITIONER, BAD_DTYPE),
             ),
-            ("rkc", tritia.rkc, {"stages": 5}, (({"stages": 1}, ValueError, "stages"),)),
-            ("rk4_adam", tritia.rk4, {"preconditioner": optax.scale_by_adam()}, ()),
+            (
+                "rkc",
+                tritia.rkc,
+                {"stages": 5, "order": 1},
+                (({"stages": 1}, ValueError, "stages"), ({"order": 3}, ValueError, "order")),
+            ),
         )
     ),
     *(
@@ -161,8 +165,14 @@ CASES = [
             ("rk4", tritia.rk4, {}),
             ("rk38", tritia.rk38, {}),
             ("rkc", tritia.rkc, {"stages": 3, "order": 2}),
-            ("heun_adam", tritia.heun, {"preconditioner": optax.scale_by_adam()}),
         )
+    ),
+    Case(
+        "heun_with_a_stateful_preconditioner",
+        tritia.heun,
+        RATE,
+        {"mode": "transparent", "preconditioner": optax.trace(0.9, accumulator_dtype="float32")},
+        complex_params=False,
     ),
     Case(
         "adaptive_runge_kutta",

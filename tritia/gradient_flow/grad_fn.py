@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia.gradient_flow.trees import strong
+
 GradFn = Callable[[optax.Params], optax.Updates]
 
 
@@ -19,7 +21,7 @@ def check_params(params: optax.Params | None) -> optax.Params:
             "Runge-Kutta steps need the params, to stand at the stages. Call"
             " optimizer.update(grads, state, params)."
         )
-    return jax.tree.map(jnp.asarray, params)
+    return strong(params)
 
 
 def check_grad_fn(grad_fn: Any, params: optax.Params, calls: int) -> GradFn:

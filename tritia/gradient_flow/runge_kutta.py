@@ -27,7 +27,15 @@ from tritia.gradient_flow.stages import (
     three_term_stages,
 )
 from tritia.gradient_flow.tableaus import ButcherTableau
-from tritia.gradient_flow.trees import cast_like, compute_dtype, move, select, times, zeros_like
+from tritia.gradient_flow.trees import (
+    cast_like,
+    compute_dtype,
+    move,
+    select,
+    strong,
+    times,
+    zeros_like,
+)
 
 Scheme = ButcherTableau | ChebyshevScheme
 
@@ -122,8 +130,9 @@ def runge_kutta(
         state from before the step, because a state that moved between the stages would be another
         flow at each; of the new states only stage one's is kept, so P counts steps, not stages.
         It is given the stage's params (weight decay works) and the extra arguments of `update`.
-      accumulator_dtype: the dtype of what transparent mode keeps between stages, except for the
-        base; None is the params' own. Sums are formed in float32 at least.
+      accumulator_dtype: the dtype of what transparent mode keeps between stages; None is the
+        params' own. The step's starting point is kept in no fewer digits than the params. Sums are
+        formed in float32 at least.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; its `update` needs `params`, and in opaque mode
@@ -180,7 +189,7 @@ def _opaque(
     learning_rate: ScalarOrSchedule, stages: Stages, field: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
     def init_fn(params):
-        return RungeKuttaState(jnp.zeros([], jnp.int32), field.init(params))
+        return RungeKuttaState(jnp.zeros([], jnp.int32), field.init(strong(params)))
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
         params = check_params(params)
@@ -222,16 +231,21 @@ def _transparent(
     field: optax.GradientTransformationExtraArgs,
     accumulator_dtype: Any,
 ) -> optax.GradientTransformationExtraArgs:
+    def wider(leaf):
+        # A base in fewer digits than the params would round them.
+        dtype = leaf.dtype if accumulator_dtype is None else accumulator_dtype
+        return leaf.astype(jnp.promote_types(leaf.dtype, dtype))
+
     def init_fn(params):
         return TransparentRungeKuttaState(
             count=jnp.zeros([], jnp.int32),
             stage=jnp.zeros([], jnp.int32),
             learning_rate=jnp.zeros([], jnp.result_type(float)),
-            base=zeros_like(params),
+            base=jax.tree.map(wider, zeros_like(params)),
             memory=empty_memory(stages, params, accumulator_dtype),
-            preconditioner_state=field.init(params),
+            preconditioner_state=field.init(strong(params)),
             # A second call, so that no two leaves of the state share a buffer.
-            next_preconditioner_state=field.init(params),
+            next_preconditioner_state=field.init(strong(params)),
         )
 
     def update_fn(updates, state, params=None, **extra):
@@ -240,14 +254,14 @@ def _transparent(
         first, last = state.stage == 0, state.stage == stages.count - 1
         h = value_at(learning_rate, state.count)
         h = jnp.where(first, h, state.learning_rate).astype(state.learning_rate.dtype)
-        base = select(first, params, state.base)
+        base = select(first, params, state.base)  # in the dtypes of state.base
         slope, new = field.update(updates, state.preconditioner_state, params, **extra)
         new = select(first, new, state.next_preconditioner_state)
         offset, memory = stages.advance(state.stage, slope, state.memory)
         # The way to the target from where the params are. The target itself is one rounding away
         # from the base, so that the stages between leave no trace in the params.
-        step = jax.tree.map(lambda x, p: x - p, move(base, h, offset), params)
-        step = cast_like(step, params)
+        target = cast_like(move(base, h, offset), params)
+        step = jax.tree.map(lambda x, p: x - p, target, params)
         return step, TransparentRungeKuttaState(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),

@@ -20,7 +20,7 @@ from tritia._arguments import (
 from tritia.gradient_flow.grad_fn import GradFn, check_grad_fn, check_params, evaluate
 from tritia.gradient_flow.runge_kutta import check_tableau
 from tritia.gradient_flow.tableaus import ButcherTableau
-from tritia.gradient_flow.trees import Tree, linear_combination, move, select, times
+from tritia.gradient_flow.trees import Tree, linear_combination, move, select, strong, times
 
 SAFETY = 0.9
 """The next step aims at this fraction of the size that would just be accepted."""
@@ -170,7 +170,7 @@ def adaptive_runge_kutta(
             exclusive_minimum=True,
             schedule=False,
         )
-    if max_learning_rate != math.inf:
+    if not (isinstance(max_learning_rate, float) and max_learning_rate == math.inf):
         check_number("max_learning_rate", max_learning_rate, minimum=0.0, exclusive_minimum=True)
     max_rejections = check_static_int("max_rejections", max_rejections, minimum=1)
     field = check_transform("preconditioner", preconditioner or optax.identity())
@@ -195,7 +195,7 @@ def adaptive_runge_kutta(
             rejected=jnp.zeros([], jnp.int32),
             failed=jnp.zeros([], bool),
             previous_error=jnp.ones([], dtype),
-            preconditioner_state=field.init(params),
+            preconditioner_state=field.init(strong(params)),
         )
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
@@ -231,7 +231,7 @@ def adaptive_runge_kutta(
 
         def start():
             # Hairer, Nørsett, Wanner, II.4: a step on which an Euler step changes little, then one
-            # on which the term of order p + 1 is about 1% of the tolerance.
+            # on which the error, of order q, is about 1% of the tolerance.
             size, speed = norm(params, params), norm(first, params)
             tiny = (size < 1e-5) | (speed < 1e-5)
             h0 = jnp.where(tiny, 1e-6, 0.01 * size / jnp.where(tiny, 1.0, speed))
@@ -242,7 +242,7 @@ def adaptive_runge_kutta(
             h1 = jnp.where(
                 steepest <= 1e-15,
                 jnp.maximum(1e-6, 1e-3 * h0),
-                (0.01 / jnp.maximum(steepest, 1e-15)) ** (1 / (scheme.order + 1)),
+                (0.01 / jnp.maximum(steepest, 1e-15)) ** (1 / estimate_order),
             )
             return jnp.minimum(100 * h0, h1).astype(dtype)
 

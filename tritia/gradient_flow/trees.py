@@ -35,6 +35,11 @@ def linear_combination(like: Tree, terms: Sequence[tuple[Any, Tree]]) -> Tree:
     return jax.tree.map(combine, like, *[tree for _, tree in terms])
 
 
+def strong(tree: Tree) -> Tree:
+    """Returns a tree of arrays without weak types, so that states made of it keep their types."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
+
+
 def cast_like(tree: Tree, like: Tree) -> Tree:
     """Returns `tree` with the dtypes of `like`."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
