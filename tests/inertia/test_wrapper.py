@@ -13,14 +13,28 @@ import tritia
 
 
 def run(solver, gradient, params, steps):
+    @jax.jit
+    def step(params, state):
+        updates, state = solver.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
     state = solver.init(params)
     for _ in range(steps):
-        updates, state = solver.update(gradient(params), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
     return params, state
 
 
 # Constraints.
+
+
+@jax.jit
+def projected_step(coefficients, target, params, state):
+    projection = optax.projections.projection_non_negative
+    solver = tritia.triple_inertia(optax.sgd(0.3), *coefficients, projection=projection)
+    state = solver.init(params) if state is None else state
+    updates, state = solver.update(params - target, state, params)
+    params = optax.apply_updates(params, updates)
+    return params, state, tritia.eval_params(state, params)
 
 
 @hypothesis.given(
@@ -28,15 +42,10 @@ def run(solver, gradient, params, steps):
     target=st.lists(st.floats(-3.0, 3.0), min_size=3, max_size=3),
 )
 def test_iterate_stays_feasible(coefficients, target):
-    projection = optax.projections.projection_non_negative
-    solver = tritia.triple_inertia(optax.sgd(0.3), *coefficients, projection=projection)
-    target = jnp.array(target)
-    params = jnp.ones(3)
-    state = solver.init(params)
+    coefficients, target = jnp.array(coefficients), jnp.array(target)
+    params, state = jnp.ones(3), None
     for _ in range(8):
-        updates, state = solver.update(params - target, state, params)
-        params = optax.apply_updates(params, updates)
-        iterate = tritia.eval_params(state, params)
+        params, state, iterate = projected_step(coefficients, target, params, state)
         # u is recovered from e = u + p2 d, so it is feasible up to the rounding of those.
         scale = 1.0 + jnp.max(jnp.abs(params)) + jnp.max(jnp.abs(state.displacement))
         assert jnp.min(iterate) >= -1e-5 * scale
@@ -312,13 +321,17 @@ def test_inner_sees_the_evaluation_point():
     seen = []
 
     def spy(updates, params):
-        seen.append(params)
+        seen.append(float(params))
         return updates
 
     solver = tritia.triple_inertia(optax.stateless(spy), 0.0, 0.5, 0.0)
-    params, _ = run(solver, jnp.ones_like, jnp.array(0.0), 2)
+    params = jnp.array(0.0)
+    state = solver.init(params)
+    for _ in range(2):
+        updates, state = solver.update(jnp.ones_like(params), state, params)
+        params = optax.apply_updates(params, updates)
     # u goes 0, 1, 2; e = u + (u - u_prev) / 2.
-    assert [float(p) for p in seen] == [0.0, 1.5]
+    assert seen == [0.0, 1.5]
     assert float(params) == 2.5
 
 
