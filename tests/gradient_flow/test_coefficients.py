@@ -10,6 +10,7 @@ import sympy
 from hypothesis import assume, given
 
 import tritia
+from tritia.gradient_flow.variable_step import adapt_to_step_sizes, arranged
 
 # What an independent calculation gave: a, b, order, stability interval.
 PUBLISHED = {
@@ -258,20 +259,12 @@ def test_growth_limits():
 @every_scheme
 def test_past_the_growth_limit_displacements_grow(scheme):
     """Follow w' = 0 with steps that grow by a constant ratio: bounded below the limit, not above."""
-    from tritia.gradient_flow.variable_step import adapt_to_step_sizes
-
     limit = tritia.growth_limit(scheme)
 
     def final(ratio):
-        lengths = ratio ** -np.arange(1.0, scheme.steps)
-        times = [np.array(0.0), *(-np.cumsum(lengths))]
-        x = adapt_to_step_sizes(
-            np.array([float(v) for v in scheme.a + scheme.b]),
-            times[: len(scheme.a)],
-            times[: len(scheme.b)],
-            tritia.order(scheme),
-        )
-        a = x[: len(scheme.a)]
+        times = np.array([0.0, *-np.cumsum(ratio ** -np.arange(1.0, scheme.steps))])
+        x, free = arranged(scheme, scheme.steps)
+        a = adapt_to_step_sizes(x, times, free, tritia.order(scheme))[: scheme.steps]
         past = [1.0, *[0.0] * (len(a) - 1)]
         for _ in range(3000):
             past = [float(np.dot(a, past)), *past[:-1]]

@@ -61,7 +61,7 @@ class LinearMultistep:
       >>> import tritia
       >>> scheme = tritia.LinearMultistep(a=("4/3", "-1/3"), b=("4/3", "-2/3"), name="BDF2")
       >>> tritia.order(scheme), tritia.error_constant(scheme)
-      (2, 2/3)
+      (2, Fraction(2, 3))
       >>> tritia.LinearMultistep(a=(0, 1), b=(2,), name="leapfrog")
       Traceback (most recent call last):
       ...
@@ -166,22 +166,14 @@ def taylor_row(degree: int, times_a: Sequence[Any], times_b: Sequence[Any]) -> l
 
     Args:
       degree: q.
-      times_a: the times at which the a are used: numbers or arrays of shape ().
+      times_a: the times at which the a are used.
       times_b: the times at which the b are used.
 
     Returns:
       The entries :math:`s_j^q` for a, then :math:`q s_j^{q-1}` for b.
     """
-    row = [power(s, degree) for s in times_a]
-    return row + [0 * s if degree == 0 else degree * power(s, degree - 1) for s in times_b]
-
-
-def power(base: Any, exponent: int) -> Any:
-    """Like base**exponent with 0**0 = 1, and traced values multiplied out."""
-    result = 0 * base + 1
-    for _ in range(exponent):
-        result = result * base
-    return result
+    row = [s**degree for s in times_a]
+    return row + [0 * s if degree == 0 else degree * s ** (degree - 1) for s in times_b]
 
 
 def _terms(scheme: LinearMultistep, degree: int) -> list[Coefficient]:

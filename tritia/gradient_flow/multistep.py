@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tritia.gradient_flow.coefficients import (
 )
 from tritia.gradient_flow.variable_step import (
     adapt_to_step_sizes,
+    arranged,
     growth_limit,
     shrink_limit,
 )
@@ -404,15 +406,15 @@ def _step_size(learning_rate: ScalarOrSchedule, state: LinearMultistepState) -> 
     return jnp.asarray(value_at(learning_rate, state.count)).astype(state.step_sizes.dtype)
 
 
-def _ladder(scheme: LinearMultistep) -> list[LinearMultistep]:
+@functools.lru_cache(maxsize=256)
+def _ladder(scheme: LinearMultistep) -> tuple[LinearMultistep, ...]:
     """The scheme, its starters, and gradient descent, from most to fewest steps."""
-    ladder, rung = [], scheme
-    while rung is not None:
-        ladder.append(rung)
-        rung = rung.starter
-    if ladder[-1].steps > 1 and not scheme.from_rest:
+    ladder = [scheme]
+    while ladder[-1].starter is not None:
+        ladder.append(ladder[-1].starter)
+    if ladder[-1].steps > 1:
         ladder.append(adams_bashforth_scheme(1))
-    return ladder
+    return tuple(ladder)
 
 
 def _lengths(scheme: LinearMultistep) -> tuple[int, int]:
@@ -421,73 +423,77 @@ def _lengths(scheme: LinearMultistep) -> tuple[int, int]:
     return max(len(rung.a) - 1 for rung in ladder), max(len(rung.b) - 1 for rung in ladder)
 
 
-def _pad(scheme: LinearMultistep, weights: Any, gains: Any, xp: Any) -> _Coefficients:
-    """Fills up the coefficients of a rung with zeros, to the lengths of the scheme's histories."""
+def _split(scheme: LinearMultistep, x: jax.Array) -> _Coefficients:
+    """Turns coefficients (a, b), each of length k, into weights A_i and gains b_j."""
     past_steps, past_directions = _lengths(scheme)
-    return _Coefficients(
-        weights=xp.pad(weights, (0, past_steps - weights.shape[0])),
-        gains=xp.pad(gains, (0, past_directions + 1 - gains.shape[0])),
-    )
+    a, b = x[: scheme.steps], x[scheme.steps :]
+    weights = jnp.flip(jnp.cumsum(jnp.flip(a)))[1:]
+    return _Coefficients(weights[:past_steps], b[: past_directions + 1])
 
 
 def _by_history(scheme: LinearMultistep, state: LinearMultistepState) -> _Coefficients:
     """The coefficients for equal steps, by how much history there is."""
-    rows = []
-    for available in range(scheme.steps):
-        rung = next(
-            each for each in _ladder(scheme) if scheme.from_rest or each.steps - 1 <= available
+    rows = [
+        next(
+            arranged(rung, scheme.steps)[0]
+            for rung in _ladder(scheme)
+            if scheme.from_rest or rung.steps - 1 <= available
         )
-        weights = np.array([float(x) for x in rung.displacement_weights])
-        gains = np.array([float(x) for x in rung.b])
-        rows.append(_pad(scheme, weights, gains, np))
+        for available in range(scheme.steps)
+    ]
     row = jnp.minimum(state.count, scheme.steps - 1)
-    dtype = state.step_sizes.dtype
-    return _Coefficients(
-        weights=jnp.asarray(np.stack([each.weights for each in rows]), dtype)[row],
-        gains=jnp.asarray(np.stack([each.gains for each in rows]), dtype)[row],
+    return _split(scheme, jnp.asarray(np.stack(rows), state.step_sizes.dtype)[row])
+
+
+class _Rungs(NamedTuple):
+    """The ladder as arrays; the first axis runs over its rungs, k is the scheme's steps."""
+
+    x: np.ndarray  # coefficients (a, b) for equal steps, (rungs, 2 k)
+    free: np.ndarray  # which of them the rung has, (rungs, 2 k)
+    order: np.ndarray  # (rungs,)
+    unread: np.ndarray  # which past steps the rung does not read, (rungs, k - 1)
+    highest: np.ndarray  # the largest h_t / h_{t-j} it bears, (rungs, k - 1)
+    lowest: np.ndarray  # the smallest
+
+
+@functools.lru_cache(maxsize=256)
+def _rungs(scheme: LinearMultistep) -> _Rungs:
+    ladder, lag = _ladder(scheme), np.arange(1, scheme.steps)
+    rows = [arranged(rung, scheme.steps) for rung in ladder]
+    slack = 1e-6  # a ratio that is exactly at a limit is computed with rounding
+    return _Rungs(
+        x=np.stack([x for x, _ in rows]),
+        free=np.stack([free for _, free in rows]),
+        order=np.array([promises.order(rung) for rung in ladder]),
+        unread=np.stack([lag >= rung.steps for rung in ladder]),
+        highest=np.stack([growth_limit(rung) ** lag * (1 + slack) for rung in ladder]),
+        lowest=np.stack([shrink_limit(rung) ** lag * (1 - slack) for rung in ladder]),
     )
 
 
 def _by_step_sizes(
     scheme: LinearMultistep, state: LinearMultistepState, step_size: jax.Array
 ) -> _Coefficients:
-    """The coefficients for the actual step sizes, from the longest scheme that these allow."""
-    dtype = state.step_sizes.dtype
-    past = state.step_sizes
+    """The coefficients for the actual step sizes, from the longest rung that these allow.
+
+    All rungs are adapted together, so that the work does not grow with their number.
+    """
+    rungs, dtype = _rungs(scheme), state.step_sizes.dtype
+    past, lag = state.step_sizes, np.arange(1, scheme.steps)
     if scheme.from_rest:
         # A point at rest has been there for as long as anybody asks.
-        past = jnp.where(jnp.arange(scheme.steps - 1) < state.count, past, step_size)
-    moving = step_size > 0
-    safe_size = jnp.where(moving, step_size, 1)
-    reach = jnp.cumsum(past) / safe_size
-    # Gradient descent, whatever the past.
-    chosen = _pad(scheme, jnp.zeros(0, dtype), jnp.ones(1, dtype), jnp)
-    for rung in reversed(_ladder(scheme)):
-        lags = rung.steps - 1
-        if lags == 0:
-            continue
-        lag = np.arange(1, lags + 1)
-        highest = np.asarray(growth_limit(rung) ** lag * (1 + 1e-6), dtype)
-        lowest = np.asarray(shrink_limit(rung) ** lag * (1 - 1e-6), dtype)
-        allowed = (
-            moving
-            & jnp.all(past[:lags] > 0)
-            & jnp.all(step_size <= highest * past[:lags])
-            & jnp.all(step_size >= lowest * past[:lags])
-            & (reach[lags - 1] <= lags * MAX_SHRINK)
-        )
-        # Where the rung is not allowed its coefficients are worked out for equal steps, so that
-        # nothing that is thrown away is NaN.
-        times = [jnp.zeros((), dtype)]
-        times += [-jnp.where(allowed, reach[j], float(j + 1)) for j in range(lags)]
-        x = adapt_to_step_sizes(
-            jnp.asarray([float(value) for value in rung.a + rung.b], dtype),
-            times[: len(rung.a)],
-            times[: len(rung.b)],
-            promises.order(rung),
-        )
-        a, b = x[: len(rung.a)], x[len(rung.a) :]
-        weights = jnp.cumsum(a[::-1])[::-1][1:]
-        found = _pad(scheme, weights, b, jnp)
-        chosen = jax.tree.map(lambda new, old, use=allowed: jnp.where(use, new, old), found, chosen)
-    return chosen
+        past = jnp.where(lag <= state.count, past, step_size)
+    reach = jnp.cumsum(past) / jnp.where(step_size > 0, step_size, 1)
+    borne = (
+        (past > 0)
+        & (step_size > 0)
+        & (step_size <= rungs.highest.astype(dtype) * past)
+        & (step_size >= rungs.lowest.astype(dtype) * past)
+        & (reach <= lag * MAX_SHRINK)
+    )
+    allowed = jnp.all(borne | rungs.unread, axis=-1)  # gradient descent always is
+    # Rungs that are not allowed are worked out for equal steps, so that nothing becomes NaN.
+    times = jnp.where(allowed[:, None] & (reach <= lag * MAX_SHRINK), -reach, -lag.astype(dtype))
+    times = jnp.pad(times, ((0, 0), (1, 0)))
+    x = adapt_to_step_sizes(jnp.asarray(rungs.x, dtype), times, rungs.free, rungs.order)
+    return _split(scheme, x[jnp.argmax(allowed)])

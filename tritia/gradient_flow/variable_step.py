@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from tritia.gradient_flow import promises
-from tritia.gradient_flow.coefficients import LinearMultistep, power, taylor_row
+from tritia.gradient_flow.coefficients import LinearMultistep
 
 MAX_GROWTH = 2.0
 """The largest growth of the step size per step that any scheme is used at.
@@ -19,10 +18,11 @@ Schemes that read no past points (Adams) are zero-stable at any growth, but thei
 with it: the two-step scheme after a jump of 1000 has b = (501, -500)."""
 
 
-def adapt_to_step_sizes(x: Any, times_a: Sequence[Any], times_b: Sequence[Any], order: int) -> Any:
+def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray | int) -> Any:
     r"""The least change of x = (a, b) that satisfies the Taylor conditions on the actual steps.
 
-    .. math:: x \leftarrow x + C^T (C C^T)^{-1} (d - C x), \quad d = (1, \ldots, 1)
+    .. math:: x \leftarrow x + C^T (C C^T)^{-1} (d - C x), \quad
+              C_{q \cdot} = (s_j^q, \; q s_j^{q-1}), \quad d_q = 1, \quad q = 0, \ldots, p
 
     The conditions are met one after the other, each along the part of its row that is orthogonal to
     the rows before (Gram-Schmidt), which solves the same problem without squaring its condition
@@ -30,39 +30,59 @@ def adapt_to_step_sizes(x: Any, times_a: Sequence[Any], times_b: Sequence[Any], 
     variable-step coefficients.
 
     Args:
-      x: coefficients (a, b) for equal steps: an array of shape (n,), NumPy's or JAX's.
-      times_a: the times of the points that a reads, in units of the step to come, newest first;
-        scalars of the same array type as x. The first is 0.
-      times_b: the times of the directions that b reads.
-      order: p; the conditions are those of degree 0 to p.
+      x: coefficients for equal steps, a then b, each filled up to k entries: an array of shape
+        (..., 2k), NumPy's or JAX's. Leading axes hold schemes that are adapted together.
+      times: :math:`s_j`, the times of the past points in units of the step to come, newest first:
+        an array of shape (..., k). :math:`s_0 = 0`, the others are negative.
+      free: which coefficients the scheme has; the others stay as they are: bool of shape (..., 2k).
+      order: p of each scheme: an integer array of shape (...).
 
     Returns:
-      The coefficients for these steps: an array of shape (n,).
+      The coefficients for these steps: an array of shape (..., 2k).
 
     Examples:
       AB2 with a step three times the last one: b = (1 + 3/2, -3/2).
 
       >>> import numpy as np
       >>> from tritia.gradient_flow.variable_step import adapt_to_step_sizes
-      >>> x, s = np.array([1.0, 1.5, -0.5]), [np.array(0.0), np.array(-1 / 3)]
-      >>> adapt_to_step_sizes(x, s[:1], s, order=2).round(6)
-      array([ 1. ,  2.5, -1.5])
+      >>> x, times = np.array([1.0, 0.0, 1.5, -0.5]), np.array([0.0, -1 / 3])
+      >>> free = np.array([True, False, True, True])
+      >>> adapt_to_step_sizes(x, times, free, order=2).round(6)
+      array([ 1. ,  0. ,  2.5, -1.5])
     """
-    xp = np if isinstance(x, np.ndarray) else jnp
-    # Rows are scaled by the longest reach into the past, so that old, long steps cause no overflow.
-    reach = xp.maximum(abs(times_a[-1]), abs(times_b[-1])) if len(x) > 2 else abs(times_a[-1])
-    reach = xp.maximum(reach, 1.0)
+    xp = np if isinstance(times, np.ndarray) else jnp
+    # Times are scaled by the longest reach into the past, so that old, long steps overflow nothing.
+    reach = xp.maximum(xp.max(xp.abs(times), axis=-1, keepdims=True), 1.0)
+    times = times / reach
+    power, before = xp.ones_like(times), xp.zeros_like(times)
+    right = xp.ones_like(reach)
     basis: list[Any] = []
-    for degree in range(order + 1):
-        scale = power(reach, degree)
-        row = xp.stack([entry / scale for entry in taylor_row(degree, times_a, times_b)])
+    for degree in range(int(np.max(order)) + 1):
+        asked = np.asarray(degree <= np.asarray(order))[..., None]
+        row = xp.concatenate([power, degree * before / reach], axis=-1) * (free & asked)
         direction = row
         for earlier in basis:
-            direction = direction - (direction @ earlier) * earlier
-        direction = direction / xp.sqrt(direction @ direction)
+            direction = direction - _dot(direction, earlier) * earlier
+        norm = xp.sqrt(_dot(direction, direction))
+        direction = direction / xp.where(norm > 0, norm, 1.0)
         basis.append(direction)
-        x = x + direction * ((1.0 / scale - row @ x) / (row @ direction))
+        along = _dot(row, direction)
+        x = x + direction * (right - _dot(row, x)) / xp.where(along != 0, along, 1.0)
+        power, before, right = power * times, power, right / reach
     return x
+
+
+def _dot(left: Any, right: Any) -> Any:
+    return (left * right).sum(axis=-1, keepdims=True)
+
+
+def arranged(scheme: LinearMultistep, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients (a, b), each filled up with zeros to `steps` entries, and which are free."""
+    a, b = np.zeros((2, steps)), np.zeros((2, steps))
+    a[:, : len(scheme.a)] = [float(value) for value in scheme.a], [1] * len(scheme.a)
+    b[:, : len(scheme.b)] = [float(value) for value in scheme.b], [1] * len(scheme.b)
+    x, free = np.concatenate([a, b], axis=-1)
+    return x, free.astype(bool)
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,20 +144,25 @@ def shrink_limit(scheme: LinearMultistep) -> float:
 
 def _last_stable_ratio(scheme: LinearMultistep, ratios: np.ndarray) -> float | None:
     """The last constant step ratio, from 1 on, before zero-stability is lost; None if it is not."""
-    reach = max(len(scheme.a), len(scheme.b))
-    x = np.array([float(value) for value in scheme.a + scheme.b])
-
-    def stable(ratio: float) -> bool:
-        lengths = ratio ** -np.arange(1.0, reach)
-        times = [np.array(0.0), *(-np.cumsum(lengths))]
-        points, directions = times[: len(scheme.a)], times[: len(scheme.b)]
-        a = adapt_to_step_sizes(x, points, directions, promises.order(scheme))[: len(scheme.a)]
-        roots = np.roots([1.0, *np.cumsum(a[::-1])[::-1][1:]])
-        return bool(np.max(np.abs(roots), initial=0.0) <= 1.0)
-
-    unstable = next((i for i, ratio in enumerate(ratios) if i and not stable(ratio)), None)
-    if unstable is None:
+    steps, order = scheme.steps, promises.order(scheme)
+    if steps == 1:
         return None
+    x, free = arranged(scheme, steps)
+
+    def stable(ratio: Any) -> np.ndarray:
+        ratio = np.asarray(ratio)[..., None]
+        lengths = ratio ** -np.arange(1.0, steps)
+        times = np.concatenate([0 * ratio, -np.cumsum(lengths, axis=-1)], axis=-1)
+        a = adapt_to_step_sizes(x, times, free, order)[..., :steps]
+        companion = np.broadcast_to(np.eye(steps - 1, k=-1), (*a.shape[:-1], steps - 1, steps - 1))
+        companion = companion.copy()
+        companion[..., 0, :] = -np.cumsum(a[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        return np.max(np.abs(np.linalg.eigvals(companion)), axis=-1) <= 1.0
+
+    exits = np.flatnonzero(~stable(ratios[1:])) + 1
+    if exits.size == 0:
+        return None
+    unstable = exits[0]
     good, bad = ratios[unstable - 1], ratios[unstable]
     for _ in range(40):
         middle = (good + bad) / 2
