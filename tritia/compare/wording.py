@@ -9,8 +9,10 @@ from tritia.compare.summary import Spread
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}" if math.isfinite(value) else "-"
+    """Three significant digits, and thousands written out."""
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def fixed(value: float) -> str:
