@@ -1,1 +1,16 @@
-"""TODO."""
+"""Layer-wise alternating minimisation: TIAM, and its parts for use on their own."""
+
+from tritia.alternating.activations import (
+    ACTIVATIONS as ACTIVATIONS,
+    Activation as Activation,
+    leaky_relu as leaky_relu,
+    monotone_activation as monotone_activation,
+)
+from tritia.alternating.diagnostics import Diagnostics as Diagnostics, diagnostics as diagnostics
+from tritia.alternating.losses import (
+    LOSSES as LOSSES,
+    Loss as Loss,
+    smooth_loss as smooth_loss,
+)
+from tritia.alternating.sweep import Inertia as Inertia
+from tritia.alternating.tiam import TiamState as TiamState, halving as halving, tiam as tiam

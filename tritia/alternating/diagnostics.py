@@ -1,0 +1,61 @@
+"""What a solver says about its last update."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+from tritia.alternating.sweep import Rejected
+
+
+class Diagnostics(NamedTuple):
+    """How an update of `tritia.tiam` went, for logging.
+
+    Attributes:
+      objective: (), the objective after the update: loss, penalties and weight decay, summed over
+        the rows.
+      loss: (), the loss alone of the output pre-activations, summed over the rows. These are not
+        the network's outputs until every coupling holds.
+      coupling_residual: (L - 1,), the largest :math:`|a_l - h(z_l)|` of each hidden layer.
+      rejected: which share of each block the safeguard put back; see `Rejected`.
+      step_norms: (L,), the Frobenius norm of the change of each kernel.
+      finite: (), bool: whether the objective is finite. NaN in the examples, or a class label out
+        of range, makes it False.
+      inputs_changed: (), bool: whether any update so far was given other inputs than the first.
+        The state belongs to the first ones.
+    """
+
+    objective: jax.Array
+    loss: jax.Array
+    coupling_residual: jax.Array
+    rejected: Rejected
+    step_norms: jax.Array
+    finite: jax.Array
+    inputs_changed: jax.Array
+
+
+def diagnostics(state: Any) -> Diagnostics:
+    """Returns what the last update of `tritia.tiam` reported.
+
+    Args:
+      state: the optimizer's state. The solver's own state may sit anywhere in it, such as in
+        `optax.chain` or `optax.inject_hyperparams`.
+
+    Returns:
+      `Diagnostics`; all zeros before the first update.
+
+    Raises:
+      ValueError: `state` holds no state of `tritia.tiam`, or more than one.
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Diagnostics))
+        if isinstance(leaf, Diagnostics)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"state holds {len(found)} states of tritia.tiam; diagnostics needs exactly one. Got a"
+            f" state of type {type(state).__name__}."
+        )
+    return found[0]

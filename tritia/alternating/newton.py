@@ -1,0 +1,63 @@
+"""Newton's method on many small problems at once, accepting descent alone.
+
+A block problem of alternating minimisation is often a pile of independent little problems: one per
+row (the output block) or one per element (a hidden pre-activation). Each has its own step length
+here: a step that raises its own objective is refused and shortened, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def damped_newton(
+    evaluate: Evaluate, start: jax.Array, *, iterations: int, tolerance: float
+) -> jax.Array:
+    r"""Minimises many objectives, each by :math:`z \leftarrow z - t \, d` with its own :math:`t`.
+
+    A step is taken where it does not raise the objective beyond rounding, and :math:`t` goes back
+    up to 1; elsewhere the point stays and :math:`t` is divided by 4.
+
+    Args:
+      evaluate: maps the points, shape (..., k), to three arrays: the objectives, shape (..., 1) or
+        (..., k); the Newton directions d, shape (..., k); and the gradients' sizes, shaped like the
+        objectives. Objectives of shape (..., k) are separate problems for each element.
+      start: the points to start from.
+      iterations: an upper bound on the evaluations after the first.
+      tolerance: a problem rests where the size of its gradient is at most this.
+
+    Returns:
+      Points shaped like `start`, whose objectives are at most those of `start`, up to rounding.
+    """
+    value, direction, size = evaluate(start)
+    rounding = 4 * jnp.finfo(start.dtype).eps
+    smallest_step = 1e-4  # a step refused this often is lost in rounding
+
+    def active(size, step):
+        return (size > tolerance) & (step > smallest_step)
+
+    def unfinished(carry):
+        count, _, _, _, size, step = carry
+        return (count < iterations) & jnp.any(active(size, step))
+
+    def iterate(carry):
+        count, point, value, direction, size, step = carry
+        trial = point - jnp.where(active(size, step), step, 0) * direction
+        trial_value, trial_direction, trial_size = evaluate(trial)
+        descends = trial_value <= value + rounding * jnp.abs(value)  # False for NaN too
+        return (
+            count + 1,
+            jnp.where(descends, trial, point),
+            jnp.where(descends, trial_value, value),
+            jnp.where(descends, trial_direction, direction),
+            jnp.where(descends, trial_size, size),
+            jnp.where(descends, jnp.minimum(4 * step, 1), step / 4),
+        )
+
+    carry = (jnp.zeros((), jnp.int32), start, value, direction, size, jnp.ones_like(value))
+    return jax.lax.while_loop(unfinished, iterate, carry)[1]

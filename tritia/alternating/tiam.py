@@ -1,0 +1,452 @@
+"""The solver as an Optax transform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tritia._arguments import (
+    ScalarOrSchedule,
+    check_choice,
+    check_number,
+    check_static_int,
+    value_at,
+)
+from tritia.alternating import examples as ex, sweep as core
+from tritia.alternating.activations import ACTIVATIONS, Activation
+from tritia.alternating.diagnostics import Diagnostics
+from tritia.alternating.losses import LOSSES, Loss
+from tritia.alternating.network import Network, find_layers, layers_of, like_params
+from tritia.alternating.rows import Spectrum, spectrum
+from tritia.alternating.sweep import History, Inertia, Inertias, Method, Numbers, Rejected
+
+COUPLINGS = ("penalty", "inequality")
+WEIGHT_STEPS = ("auto", "exact", "line_search", "backtracking")
+SWEEPS = ("backward", "forward", "symmetric")
+
+LARGEST_SYSTEM = 2048
+"""Weight step "auto" solves exactly up to this many unknowns per output; the n x n product that
+spares the gradient steps a pass over a wide input is kept up to this many rows."""
+
+_FIRST_TAU = 1.0
+_SMALLEST_TAU = 1e-10
+
+
+class TiamState(NamedTuple):
+    """State of `tritia.tiam`.
+
+    Attributes:
+      count: number of updates so far, (), int32.
+      pre_activations: L arrays z_l, (n, d_l), in float32 at least.
+      activations: L - 1 arrays a_l, (n, d_l).
+      displacement: how the last update moved the params, a tree like params in float32 at least; ()
+        where `predict` and `evaluate` of the weights are the number 0, which need no memory.
+      activation_displacements: L - 1 arrays, or () likewise for the activations.
+      tau: (L,), the tau that backtracking accepted last; () for the other weight steps.
+      spectrum: the eigendecomposition of the first layer's Gram matrix, or () where none is kept.
+      fingerprint: some entries of the inputs, to notice when others are passed.
+      diagnostics: how the last update went.
+    """
+
+    count: jax.Array
+    pre_activations: Any
+    activations: Any
+    displacement: Any
+    activation_displacements: Any
+    tau: Any
+    spectrum: Any
+    fingerprint: jax.Array
+    diagnostics: Diagnostics
+
+
+def halving(start: float = 100.0, floor: float = 1e-3) -> optax.Schedule:
+    """Returns the schedule that starts at `start`, halves at each update, and stays at `floor`.
+
+    Args:
+      start: the value at count 0, > 0.
+      floor: the least value, >= 0.
+    """
+    check_number("start", start, minimum=0, exclusive_minimum=True, schedule=False)
+    check_number("floor", floor, minimum=0, schedule=False)
+    # The exponent is bounded so that nothing underflows on the way.
+    return lambda count: jnp.maximum(start * 0.5 ** jnp.minimum(count, 120.0), floor)
+
+
+def tiam(
+    num_examples: int,
+    *,
+    activation: str | Activation | Sequence[str | Activation] = "relu",
+    loss: str | Loss = "softmax_cross_entropy",
+    coupling: str = "penalty",
+    weight_step: str = "auto",
+    sweep: str = "backward",
+    rho: ScalarOrSchedule = 1e-2,
+    gamma: ScalarOrSchedule = 1e-2,
+    mu: ScalarOrSchedule = 8e-4,
+    penalty_growth: ScalarOrSchedule = 1.5,
+    tau: ScalarOrSchedule = 0.0,
+    eps: ScalarOrSchedule = halving(),  # noqa: B008
+    inertia: Inertia | Mapping[str, Inertia] = Inertia(0.0, 0.0, 0.6),  # noqa: B008
+    safeguard: bool = True,
+    scale_mu: bool = True,
+    activation_steps: int = 5,
+    layer_order: Sequence[str] | None = None,
+    row_sharding: jax.sharding.Sharding | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""DOCSTRING."""
+    n = check_static_int("num_examples", num_examples, minimum=1)
+    check_choice("coupling", coupling, COUPLINGS)
+    check_choice("weight_step", weight_step, WEIGHT_STEPS)
+    check_choice("sweep", sweep, SWEEPS)
+    for name, value in (("rho", rho), ("gamma", gamma), ("penalty_growth", penalty_growth)):
+        check_number(name, value, minimum=0, exclusive_minimum=True)
+    for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
+        check_number(name, value, minimum=0)
+    for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False; got {value!r}.")
+    steps = check_static_int("activation_steps", activation_steps, minimum=1)
+    if row_sharding is not None and not isinstance(row_sharding, jax.sharding.Sharding):
+        raise TypeError(
+            f"row_sharding must be a jax.sharding.Sharding or None; got {row_sharding!r}."
+        )
+    the_loss = _resolve_loss(loss)
+    hidden = _resolve_activations(activation, coupling)
+    inertias = _resolve_inertias(inertia)
+    keeps_kernels = core.needs_history(inertias.weights)
+    keeps_activations = coupling == "inequality" and core.needs_history(inertias.activations)
+
+    def method_for(network: Network) -> Method:
+        depth = len(network.names)
+        inputs = network.sizes[:-1]
+        by_rows = tuple(n < width and row_sharding is None for width in inputs)
+        systems = tuple(n if flag else width for flag, width in zip(by_rows, inputs, strict=True))
+        kinds = tuple(
+            weight_step
+            if weight_step != "auto"
+            else ("exact" if size <= LARGEST_SYSTEM else "line_search")
+            for size in systems
+        )
+        if isinstance(hidden, Activation):
+            activations = (hidden,) * (depth - 1)
+        elif len(hidden) != depth - 1:
+            raise ValueError(
+                f"activation lists {len(hidden)} activations, but params has {depth} layers"
+                f" {list(network.names)}: it needs {depth - 1}, one after each layer but the last."
+            )
+        else:
+            activations = hidden
+        return Method(activations, the_loss, coupling, kinds, by_rows, sweep, safeguard, steps)
+
+    def keeps_spectrum(method: Method) -> bool:
+        # A gradient step saves a pass over a wide input by it; a tall one has nothing to save.
+        small = n <= LARGEST_SYSTEM
+        return method.weight_steps[0] == "exact" or (method.by_rows[0] and small)
+
+    def shard(x: jax.Array) -> jax.Array:
+        return x if row_sharding is None else jax.lax.with_sharding_constraint(x, row_sharding)
+
+    def init_fn(params: optax.Params) -> TiamState:
+        if _is_placeholder(params):
+            return _placeholder_state(params, keeps_kernels)
+        network = find_layers(params, layer_order)
+        method = method_for(network)
+        sizes, depth = network.sizes, len(network.names)
+        dtype = _dtype(params)
+
+        def zeros(widths):
+            return tuple(shard(jnp.zeros((n, width), dtype)) for width in widths)
+
+        spectral: Any = ()
+        if keeps_spectrum(method):
+            size = n if method.by_rows[0] else sizes[0]
+            spectral = Spectrum(
+                jnp.zeros(size, dtype), jnp.zeros((size, size), dtype), jnp.zeros(sizes[0], dtype)
+            )
+        return TiamState(
+            count=jnp.zeros((), jnp.int32),
+            pre_activations=zeros(sizes[1:]),
+            activations=zeros(sizes[1:-1]),
+            displacement=optax.tree.zeros_like(params, dtype=dtype) if keeps_kernels else (),
+            activation_displacements=zeros(sizes[1:-1]) if keeps_activations else (),
+            tau=jnp.full(depth, _FIRST_TAU, dtype) if weight_step == "backtracking" else (),
+            spectrum=spectral,
+            fingerprint=jnp.zeros(ex.fingerprint_size(n, sizes[0]), dtype),
+            diagnostics=_no_diagnostics(depth, dtype),
+        )
+
+    def update_fn(
+        updates: Any,
+        state: TiamState,
+        params: optax.Params | None = None,
+        *,
+        inputs: Any = None,
+        targets: Any = None,
+        weights: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, TiamState]:
+        del updates, extra
+        if params is None:
+            raise ValueError(f"tiam needs params: call {ex.CALL}.")
+        network = find_layers(params, layer_order)
+        method = method_for(network)
+        dtype = _dtype(params)
+        examples = ex.convert(
+            inputs,
+            targets,
+            weights,
+            num_examples=n,
+            sizes=network.sizes,
+            loss=the_loss,
+            dtype=dtype,
+        )
+        first = state.count == 0
+        if ex.is_concrete(first, inputs, targets, weights) and bool(first):
+            ex.check_values(inputs, targets, weights, the_loss, network.sizes[-1])
+
+        kernels, biases = layers_of(network, params, dtype)
+        data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
+        start, first_fit = _start(method, state, examples.inputs, kernels, biases, first)
+        numbers = _numbers(
+            network.sizes,
+            dtype,
+            **{
+                name: value_at(value, state.count)
+                for name, value in (
+                    ("rho", rho),
+                    ("gamma", gamma),
+                    ("mu", mu),
+                    ("growth", penalty_growth),
+                    ("tau", tau),
+                    ("eps", eps),
+                )
+            },
+            scale_mu=scale_mu,
+        )
+        history = History(
+            layers_of(network, state.displacement, dtype)[0] if keeps_kernels else (),
+            state.activation_displacements,
+            jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if len(state.tau) else (),
+        )
+        result = core.sweep(
+            method, numbers, _at(inertias, state.count), start, history, data, first_fit
+        )
+        new = result.variables
+        moved = tuple(x - y for x, y in zip(new.kernels, kernels, strict=True))
+        moved_biases = tuple(
+            None if x is None or y is None else x - y
+            for x, y in zip(new.biases, biases, strict=True)
+        )
+        displacement = like_params(network, params, moved, moved_biases)
+        next_state = TiamState(
+            count=optax.safe_increment(state.count),
+            pre_activations=tuple(shard(z) for z in new.pre_activations),
+            activations=tuple(shard(a) for a in new.activations),
+            displacement=displacement if keeps_kernels else (),
+            activation_displacements=result.history.activations,
+            tau=result.history.tau,
+            spectrum=() if data.spectrum is None else data.spectrum,
+            fingerprint=marks,
+            diagnostics=_diagnostics(method, result, moved, examples, changed),
+        )
+        updates = jax.tree.map(
+            lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=True),
+            displacement,
+            params,
+        )
+        return updates, next_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _prepare(
+    method: Method, state: TiamState, examples: ex.Examples, first: jax.Array, centred: bool
+) -> tuple[core.Data, jax.Array, jax.Array]:
+    """Returns the data of a sweep, the inputs' fingerprint, and whether the inputs have changed."""
+    marks = ex.fingerprint(examples.inputs)
+    changed = ~first & jnp.any(marks != state.fingerprint)
+    changed |= state.diagnostics.inputs_changed
+    spectral = None
+    if state.spectrum != ():
+        spectral = jax.lax.cond(
+            first,
+            lambda: spectrum(examples.inputs, examples.rows, centred, method.by_rows[0]),
+            lambda: state.spectrum,
+        )
+    data = core.Data(examples.inputs, examples.targets, examples.rows, spectral)
+    return data, jnp.where(first, marks, state.fingerprint), changed
+
+
+def _start(
+    method: Method,
+    state: TiamState,
+    inputs: jax.Array,
+    kernels: tuple[jax.Array, ...],
+    biases: tuple[jax.Array | None, ...],
+    first: jax.Array,
+) -> tuple[core.Variables, jax.Array]:
+    """Returns the blocks to start the sweep from, a forward pass at first, and a_0 W_1 + b_1."""
+    first_fit = core.blocks.fit(inputs, kernels[0], biases[0])
+
+    def forward():
+        passed = core.forward(method, inputs, kernels, biases, first_fit)
+        return passed.pre_activations, passed.activations
+
+    z, a = jax.lax.cond(first, forward, lambda: (state.pre_activations, state.activations))
+    return core.Variables(kernels, biases, z, a), first_fit
+
+
+def _numbers(
+    sizes: tuple[int, ...],
+    dtype: Any,
+    *,
+    rho: Any,
+    gamma: Any,
+    mu: Any,
+    growth: Any,
+    tau: Any,
+    eps: Any,
+    scale_mu: bool,
+) -> Numbers:
+    """Returns each layer's penalties.
+
+    From the output down, rho_l and gamma_l fall by `growth` a layer, gamma half a step ahead.
+    """
+    rho, gamma, mu, growth, tau, eps = (
+        jnp.asarray(number, dtype) for number in (rho, gamma, mu, growth, tau, eps)
+    )
+    depth = len(sizes) - 1
+    ratios = [growth ** (layer - depth) for layer in range(1, depth + 1)]
+    return Numbers(
+        rho=tuple(rho * ratio for ratio in ratios),
+        gamma=tuple(gamma * jnp.sqrt(growth) * ratio for ratio in ratios[:-1]),
+        mu=tuple(
+            mu * ratio * width if scale_mu else mu
+            for ratio, width in zip(ratios, sizes[:-1], strict=True)
+        ),
+        tau=tau,
+        eps=eps,
+    )
+
+
+def _diagnostics(
+    method: Method,
+    result: core.SweepResult,
+    moved: tuple[jax.Array, ...],
+    examples: ex.Examples,
+    changed: jax.Array,
+) -> Diagnostics:
+    z, a = result.variables.pre_activations, result.variables.activations
+    weights = examples.rows.weights
+    gaps = []
+    for activation, z_layer, a_layer in zip(method.activations, z, a, strict=False):
+        gap = jnp.abs(a_layer - activation.value(z_layer))
+        gaps.append(jnp.max(gap if weights is None else jnp.where(weights > 0, gap, 0)))
+    return Diagnostics(
+        objective=result.objective,
+        loss=result.loss,
+        coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
+        rejected=result.rejected,
+        step_norms=jnp.stack([jnp.linalg.norm(step) for step in moved]),
+        finite=jnp.isfinite(result.objective),
+        inputs_changed=changed,
+    )
+
+
+def _no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
+    def zeros(*shape):
+        return jnp.zeros(shape, dtype)
+
+    return Diagnostics(
+        zeros(),
+        zeros(),
+        zeros(depth - 1),
+        Rejected(zeros(depth), zeros(depth), zeros(depth - 1)),
+        zeros(depth),
+        jnp.ones((), bool),
+        jnp.zeros((), bool),
+    )
+
+
+def _is_placeholder(params: Any) -> bool:
+    """Whether these are the leafless params that optax.tree.map_params passes to init."""
+    containers = (Mapping, Sequence, type(None))
+    return not jax.tree.leaves(params) and not isinstance(params, containers)
+
+
+def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
+    """Returns a state with one leaf in place of every field that is no copy of the params.
+
+    How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
+    """
+    fields = {name: jnp.zeros(()) for name in TiamState._fields}
+    return TiamState(**{**fields, "displacement": params if keeps_kernels else ()})
+
+
+def _dtype(params: Any) -> Any:
+    """Returns the dtype of the solver: that of the params, float32 at least."""
+    leaves = jax.tree.leaves(params)
+    return jnp.promote_types(jnp.result_type(*map(jnp.result_type, leaves)), jnp.float32)
+
+
+def _at(inertias: Inertias, count: jax.Array) -> Inertias:
+    """Returns the coefficients at a step, Python numbers as they are."""
+    return Inertias(*(Inertia(*(value_at(p, count) for p in kind)) for kind in inertias))
+
+
+def _resolve_loss(loss: str | Loss) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss must be a name ({', '.join(map(repr, LOSSES))}) or what"
+            f" tritia.alternating.smooth_loss returns; got {loss!r}."
+        )
+    check_choice("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+def _resolve_activations(activation: Any, coupling: str) -> Activation | tuple[Activation, ...]:
+    def resolve(one: Any) -> Activation:
+        if isinstance(one, str):
+            check_choice("activation", one, ACTIVATIONS)
+            one = ACTIVATIONS[one]
+        if not isinstance(one, Activation):
+            raise TypeError(
+                "activation must be a name, what tritia.alternating.monotone_activation or"
+                f" leaky_relu returns, or a sequence of these; got {one!r}."
+            )
+        if coupling == "inequality" and one.inverse is None:
+            raise ValueError(
+                f"activation is {one.name!r}, which is not monotone: coupling='inequality' needs"
+                " its inverse; use coupling='penalty'."
+            )
+        return one
+
+    if isinstance(activation, Sequence) and not isinstance(activation, str):
+        return tuple(resolve(one) for one in activation)
+    return resolve(activation)
+
+
+def _resolve_inertias(inertia: Any) -> Inertias:
+    if isinstance(inertia, Inertia):
+        inertias = Inertias(*(inertia,) * len(Inertias._fields))
+    elif isinstance(inertia, Mapping):
+        for kind, value in inertia.items():
+            check_choice("a key of inertia", kind, Inertias._fields)
+            if not isinstance(value, Inertia):
+                raise TypeError(f"inertia[{kind!r}] must be a tritia.Inertia; got {value!r}.")
+        inertias = Inertias(**inertia)
+    else:
+        raise TypeError(
+            f"inertia must be a tritia.Inertia or a dict of them with the keys"
+            f" {', '.join(Inertias._fields)}; got {inertia!r}."
+        )
+    for kind, coefficients in zip(Inertias._fields, inertias, strict=True):
+        for name, value in coefficients._asdict().items():
+            check_number(f"inertia of {kind}: {name}", value)
+    return inertias
