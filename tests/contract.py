@@ -43,7 +43,7 @@ def _tree_params(seed: int = 0, dtype: Any = jnp.float32) -> Any:
 
 
 def tree_gradient(params: Any) -> Any:
-    """The gradient of sum |w|^2 / 2 + |w|^4 / 20, written out so that it takes complex params too."""
+    """The gradient of sum |w|^2 / 2 + |w|^4 / 20, written out so that it takes complex params."""
     return jax.tree.map(lambda w: w * (1 + jnp.abs(w) ** 2 / 5).astype(w.dtype), params)
 
 
@@ -101,7 +101,7 @@ CASES = [
     ),
     *(
         Case(f"adams_bashforth{order}", tritia.adams_bashforth, RATE, {"order": order})
-        for order in (1, 3, 4)
+        for order in (1, 4)
     ),
     Case(
         "adams_bashforth2",
@@ -118,7 +118,6 @@ CASES = [
     Case(
         "bdf2", tritia.bdf, RATE, {"order": 2}, bad=(BAD_RATE, ({"order": 0}, ValueError, "order"))
     ),
-    Case("bdf3", tritia.bdf, RATE, {"order": 3}),
     Case(
         "difference23",
         tritia.difference,
@@ -126,7 +125,6 @@ CASES = [
         {"order": 2, "steps": 3},
         bad=(BAD_RATE, ({"steps": 2}, ValueError, "steps"), ({"order": None}, TypeError, "order")),
     ),
-    Case("difference25", tritia.difference, RATE, {"order": 2, "steps": 5}),
     Case("difference36", tritia.difference, RATE, {"order": 3, "steps": 6}),
     *(
         Case(

@@ -1,4 +1,4 @@
-"""Every public transform against every promise that the library makes: one test for each promise."""
+"""Every public transform against every promise that the library makes, one test each."""
 
 import functools
 import inspect
@@ -33,17 +33,17 @@ def _step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> 
     return optax.apply_updates(params, updates), state
 
 
-# Compiling is what costs time here, so the transform with its usual numbers is compiled once for all
-# tests of a case, and what can be read off a trace is not compiled at all.
+# Compiling is what costs time here, so the transform with its usual numbers is compiled once for
+# all tests of a case, and what can be read off a trace is not compiled at all.
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _usual(case: Case) -> tuple[Any, Any]:
     optimizer = case.make()
     return optimizer, jax.jit(functools.partial(_step, case, optimizer))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _trained(case: Case, steps: int = STEPS) -> tuple[Any, Any]:
     optimizer, step = _usual(case)
     params = case.problem.params()
@@ -485,7 +485,7 @@ def test_a_static_argument_that_is_injected_says_so(case):
     for name, value in case.static.items():
         if isinstance(value, int) and not isinstance(value, bool):
             with pytest.raises(TypeError, match=f"{name} is static.*static_args"):
-                case.make(**{}) and case.factory(
+                case.make() and case.factory(
                     **{**case.numbers, **case.static, name: jnp.asarray(value)}
                 )
 

@@ -1,6 +1,7 @@
 """Linear multistep optimizers: identities, order of accuracy, schedules, start-up."""
 
 import functools
+import itertools
 from fractions import Fraction
 
 import chex
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 
 import tritia
-from tritia.gradient_flow import history
 from tritia.gradient_flow.variable_step import adapt_to_step_sizes, arranged
 
 SCHEMES = {
@@ -32,7 +32,7 @@ def _gradient(w):
 
 
 def _exact(w0, t):
-    return w0 * jnp.exp(-t) / jnp.sqrt(1 + w0**2 * (1 - jnp.exp(-2 * t)))
+    return w0 * np.exp(-t) / np.sqrt(1 + w0**2 * (1 - np.exp(-2 * t)))
 
 
 W0 = np.array([0.9, -1.3])
@@ -197,16 +197,14 @@ def _state_from_the_exact_solution(optimizer, scheme, step_size):
     times = -step_size * np.arange(scheme.steps)
     points = [_exact(W0, t) for t in times]
 
-    def filled(ring, lag_values):
-        for lag in range(len(ring), 0, -1):
-            position = jnp.asarray((len(ring) * 100 - lag) % len(ring))
-            ring = history.write(ring, position, lag_values[lag - 1])
-        return ring
+    def filled(ring, newest_first):
+        # With position 0, what is lag steps old lies in slot -lag.
+        return tuple(jnp.asarray(newest_first[-slot - 1]) for slot in range(len(ring)))
 
     return state._replace(
         count=jnp.asarray(scheme.steps - 1, jnp.int32),
-        step_sizes=jnp.full_like(state.step_sizes, step_size),
-        steps=filled(state.steps, [a - b for a, b in zip(points, points[1:], strict=False)]),
+        step_sizes=jnp.asarray(np.full(scheme.steps - 1, step_size)),
+        steps=filled(state.steps, [a - b for a, b in itertools.pairwise(points)]),
         directions=filled(state.directions, [_gradient(w) for w in points[1:]]),
     )
 
@@ -224,7 +222,7 @@ def test_order_of_accuracy(scheme, uneven, x64):
         optimizer = tritia.linear_multistep(optax.constant_schedule(0.1), scheme)
         state = _state_from_the_exact_solution(optimizer, scheme, float(sizes[1]))
         final = _flow(scheme, sizes, state=state, first=scheme.steps - 1)
-        errors.append(float(jnp.linalg.norm(final - _exact(W0, 1.0))))
+        errors.append(float(np.linalg.norm(final - _exact(W0, 1.0))))
     measured = np.log2(errors[-2] / errors[-1])
     assert measured == pytest.approx(order, abs=0.06 * order)
 
@@ -232,8 +230,8 @@ def test_order_of_accuracy(scheme, uneven, x64):
 @pytest.mark.parametrize("name", ["ab2", "bdf2", "difference23", "difference24", "taylor"])
 def test_order_2_survives_the_euler_start(name, x64):
     errors = [
-        float(jnp.linalg.norm(_flow(SCHEMES[name], np.full(n, 1 / n)) - _exact(W0, 1)))
-        for n in (200, 400)
+        float(np.linalg.norm(_flow(SCHEMES[name], np.full(n, 1 / n)) - _exact(W0, 1)))
+        for n in (500, 1000)
     ]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.05)
 
@@ -244,12 +242,12 @@ def test_fixed_coefficients_lose_their_order_on_uneven_steps(x64):
     errors = {True: [], False: []}
     for steps in (256, 512):
         sizes = _step_sizes(steps, 0.15)
-        rate = (lambda sizes: lambda count: sizes[count])(sizes)
         fixed = optax.chain(
-            tritia.scale_by_linear_multistep(scheme), optax.scale_by_learning_rate(rate)
+            tritia.scale_by_linear_multistep(scheme),
+            optax.scale_by_learning_rate(sizes.__getitem__),
         )
         for variable, final in ((False, _run(fixed, steps)), (True, _flow(scheme, sizes))):
-            errors[variable].append(float(jnp.linalg.norm(final - _exact(W0, 1.0))))
+            errors[variable].append(float(np.linalg.norm(final - _exact(W0, 1.0))))
     assert np.log2(errors[True][0] / errors[True][1]) == pytest.approx(2, abs=0.1)
     assert np.log2(errors[False][0] / errors[False][1]) < 1.3
     assert errors[True][1] < errors[False][1] / 20
@@ -268,7 +266,7 @@ def test_a_geometric_ramp_recovers_order_3(name, x64):
             rest = (1.0 - ramp.sum()) / h
             sizes = np.concatenate([ramp, np.full(int(np.floor(rest)), h)])
             error = _flow(scheme, sizes) - _exact(W0, sizes.sum())
-            errors[ramped].append(float(jnp.linalg.norm(error)))
+            errors[ramped].append(float(np.linalg.norm(error)))
     slope = {r: np.log2(e[0] / e[-1]) / 2 for r, e in errors.items()}
     assert slope[True] > 2.8
     assert slope[False] < 2.4
@@ -328,13 +326,11 @@ def test_a_wild_schedule_neither_explodes_nor_is_nan(scheme, rates):
         assert float(jnp.max(jnp.abs(after))) <= 1.3 * float(np.max(np.abs(W0)))
 
 
-def test_a_step_of_size_zero_does_not_move(x64):
-    for scheme in SCHEMES.values():
-        rates = jnp.asarray([0.05] * 8 + [0.0])
-        optimizer = tritia.linear_multistep(lambda count, rates=rates: rates[count], scheme)
-        params, state = _train(optimizer, jnp.asarray(W0), optimizer.init(jnp.asarray(W0)), 8)
-        updates, _ = optimizer.update(_gradient(params), state, params)
-        chex.assert_trees_all_equal(updates, jnp.zeros_like(params))
+@every_scheme
+def test_a_step_of_size_zero_does_not_move(scheme):
+    rates = np.float32([0.05] * 8 + [0.0, 0.05])
+    chex.assert_trees_all_equal(_flow(scheme, rates, 9), _flow(scheme, rates, 8))
+    assert bool(jnp.all(_flow(scheme, rates, 10) != _flow(scheme, rates, 9)))
 
 
 def test_faster_growth_than_the_limit_is_gradient_descent():
@@ -398,53 +394,54 @@ def test_a_ring_buffer_is_written_in_place():
 
 # --- Properties ---
 
-leaves = st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3)
 names = st.sampled_from(["ab3", "bdf3", "difference25", "heavy_ball"])
 
 
-def _feed(optimizer, gradients):
-    """The updates that a transform makes of a sequence of gradients, as a scan."""
+@functools.cache
+def _feed(name):
+    """The updates that a transform makes of a sequence of gradients, as a compiled scan."""
+    optimizer = tritia.linear_multistep(optax.cosine_decay_schedule(0.1, 12), SCHEMES[name])
 
     def body(state, gradient):
         updates, state = optimizer.update(gradient, state, gradient)
         return state, updates
 
-    first = jax.tree.map(lambda g: g[0], gradients)
-    return jax.jit(lambda g: jax.lax.scan(body, optimizer.init(first), g)[1])(gradients)
+    @jax.jit
+    def feed(gradients):
+        first = jax.tree.map(lambda g: g[0], gradients)
+        return jax.lax.scan(body, optimizer.init(first), gradients)[1]
+
+    return feed
 
 
 def _gradients(seed):
     return jax.random.normal(jax.random.key(seed), (9, 6))
 
 
-@settings(max_examples=10)
 @given(names, st.integers(0, 99), st.floats(-3, 3))
 def test_linear_in_the_gradients(name, seed, factor):
-    optimizer = tritia.linear_multistep(optax.cosine_decay_schedule(0.1, 12), SCHEMES[name])
-    one, two = _gradients(seed), _gradients(seed + 100)
-    together = _feed(optimizer, one + factor * two)
-    apart = _feed(optimizer, one) + factor * _feed(optimizer, two)
-    np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-4)
+    feed, one, two = _feed(name), _gradients(seed), _gradients(seed + 100)
+    together = feed(one + factor * two)
+    np.testing.assert_allclose(together, feed(one) + factor * feed(two), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(names, st.integers(0, 99), st.integers(1, 5))
 def test_however_the_params_are_split_into_leaves(name, seed, cut):
-    optimizer = tritia.linear_multistep(optax.cosine_decay_schedule(0.1, 12), SCHEMES[name])
-    whole = _gradients(seed)
-    split = _feed(optimizer, {"a": whole[:, :cut], "b": (whole[:, cut:],)})
+    feed, whole = _feed(name), _gradients(seed)
+    split = feed({"a": whole[:, :cut], "b": (whole[:, cut:],)})
     joined = jnp.concatenate([split["a"], split["b"][0]], axis=1)
-    np.testing.assert_allclose(joined, _feed(optimizer, whole), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(joined, feed(whole), rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(names, st.integers(0, 99))
 def test_a_scan_is_a_python_loop(name, seed):
-    optimizer = tritia.linear_multistep(0.1, SCHEMES[name])
+    optimizer = tritia.linear_multistep(optax.cosine_decay_schedule(0.1, 12), SCHEMES[name])
     gradients = _gradients(seed)
     state, looped = optimizer.init(gradients[0]), []
     update = jax.jit(optimizer.update)
     for gradient in gradients:
         updates, state = update(gradient, state, gradient)
         looped.append(updates)
-    np.testing.assert_allclose(_feed(optimizer, gradients), jnp.stack(looped), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(_feed(name)(gradients), jnp.stack(looped), rtol=1e-6, atol=1e-7)

@@ -52,10 +52,11 @@ class LinearMultistepState(NamedTuple):
 
 
 class _Coefficients(NamedTuple):
-    """What one step is made of: update = gains . directions - weights . steps."""
+    """What one step is made of: its size h, and update = h gains . directions - weights . steps."""
 
     weights: jax.Array  # of the past displacements, newest first
     gains: jax.Array  # of the direction that comes in, then of the past ones, newest first
+    step_size: jax.Array  # 1 in the `scale_by_` form
 
 
 def scale_by_linear_multistep(
@@ -108,7 +109,11 @@ def scale_by_linear_multistep(
     """
     _check_scheme(scheme)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
-    return _multistep(scheme, lambda state: _by_history(scheme, state), None, accumulator_dtype)
+
+    def coefficients(state: LinearMultistepState) -> _Coefficients:
+        return _by_history(scheme, state, jnp.ones((), state.step_sizes.dtype))
+
+    return _multistep(scheme, coefficients, accumulator_dtype, stored_sizes=0, sign=1)
 
 
 def linear_multistep(
@@ -177,11 +182,13 @@ def linear_multistep(
     constant = isinstance(learning_rate, numbers.Real)
 
     def coefficients(state: LinearMultistepState) -> _Coefficients:
-        step_size = _step_size(learning_rate, state)
-        found = _by_history(scheme, state) if constant else _by_step_sizes(scheme, state, step_size)
-        return _Coefficients(found.weights, -step_size * found.gains)
+        now = value_at(learning_rate, state.count)
+        step_size = jnp.asarray(now).astype(state.step_sizes.dtype)
+        choose = _by_history if constant else _by_step_sizes
+        return choose(scheme, state, step_size)
 
-    return _multistep(scheme, coefficients, learning_rate, accumulator_dtype)
+    stored_sizes = scheme.steps - 1
+    return _multistep(scheme, coefficients, accumulator_dtype, stored_sizes=stored_sizes, sign=-1)
 
 
 def adams_bashforth(
@@ -326,19 +333,20 @@ def _check_scheme(scheme: Any) -> None:
 def _multistep(
     scheme: LinearMultistep,
     coefficients: Callable[[LinearMultistepState], _Coefficients],
-    learning_rate: ScalarOrSchedule | None,
     accumulator_dtype: Any,
+    *,
+    stored_sizes: int,
+    sign: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transform behind all names; a learning rate of None is the `scale_by_` form."""
+    """The transform behind all names; `sign` is -1 where the incoming updates are gradients."""
     past_steps, past_directions = _lengths(scheme)
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
 
     def init_fn(params: optax.Params) -> LinearMultistepState:
-        sizes = 0 if learning_rate is None else scheme.steps - 1
         return LinearMultistepState(
             count=jnp.zeros((), jnp.int32),
             position=jnp.zeros((), jnp.int32),
-            step_sizes=jnp.zeros((sizes,), _scalar_dtype(params)),
+            step_sizes=jnp.zeros((stored_sizes,), _scalar_dtype(params)),
             steps=history.empty(params, past_steps, accumulator_dtype),
             directions=history.empty(params, past_directions, accumulator_dtype),
         )
@@ -350,7 +358,8 @@ def _multistep(
         **extra_args: Any,
     ) -> tuple[optax.Updates, LinearMultistepState]:
         del extra_args
-        weights, gains = coefficients(state)
+        weights, gains, step_size = coefficients(state)
+        gains = sign * step_size * gains
         weights = history.by_slot(weights, state.position)
         gains = jnp.concatenate([gains[:1], history.by_slot(gains[1:], state.position)])
 
@@ -377,10 +386,7 @@ def _multistep(
             *state.directions,
             is_leaf=lambda leaf: leaf is None,
         )
-        step_sizes = state.step_sizes
-        if learning_rate is not None and scheme.steps > 1:
-            newest = _step_size(learning_rate, state)
-            step_sizes = jnp.concatenate([newest[None], step_sizes[:-1]])
+        step_sizes = jnp.concatenate([step_size[None], state.step_sizes])[:stored_sizes]
         return new, LinearMultistepState(
             count=optax.safe_increment(state.count),
             position=(state.position + 1) % period,
@@ -402,10 +408,6 @@ def _scalar_dtype(params: optax.Params) -> Any:
     return dtype
 
 
-def _step_size(learning_rate: ScalarOrSchedule, state: LinearMultistepState) -> jax.Array:
-    return jnp.asarray(value_at(learning_rate, state.count)).astype(state.step_sizes.dtype)
-
-
 @functools.lru_cache(maxsize=256)
 def _ladder(scheme: LinearMultistep) -> tuple[LinearMultistep, ...]:
     """The scheme, its starters, and gradient descent, from most to fewest steps."""
@@ -423,15 +425,17 @@ def _lengths(scheme: LinearMultistep) -> tuple[int, int]:
     return max(len(rung.a) - 1 for rung in ladder), max(len(rung.b) - 1 for rung in ladder)
 
 
-def _split(scheme: LinearMultistep, x: jax.Array) -> _Coefficients:
+def _split(scheme: LinearMultistep, x: jax.Array, step_size: jax.Array) -> _Coefficients:
     """Turns coefficients (a, b), each of length k, into weights A_i and gains b_j."""
     past_steps, past_directions = _lengths(scheme)
     a, b = x[: scheme.steps], x[scheme.steps :]
     weights = jnp.flip(jnp.cumsum(jnp.flip(a)))[1:]
-    return _Coefficients(weights[:past_steps], b[: past_directions + 1])
+    return _Coefficients(weights[:past_steps], b[: past_directions + 1], step_size)
 
 
-def _by_history(scheme: LinearMultistep, state: LinearMultistepState) -> _Coefficients:
+def _by_history(
+    scheme: LinearMultistep, state: LinearMultistepState, step_size: jax.Array
+) -> _Coefficients:
     """The coefficients for equal steps, by how much history there is."""
     rows = [
         next(
@@ -442,7 +446,8 @@ def _by_history(scheme: LinearMultistep, state: LinearMultistepState) -> _Coeffi
         for available in range(scheme.steps)
     ]
     row = jnp.minimum(state.count, scheme.steps - 1)
-    return _split(scheme, jnp.asarray(np.stack(rows), state.step_sizes.dtype)[row])
+    x = jnp.asarray(np.stack(rows), state.step_sizes.dtype)[row]
+    return _split(scheme, x, step_size)
 
 
 class _Rungs(NamedTuple):
@@ -496,4 +501,4 @@ def _by_step_sizes(
     times = jnp.where(allowed[:, None] & (reach <= lag * MAX_SHRINK), -reach, -lag.astype(dtype))
     times = jnp.pad(times, ((0, 0), (1, 0)))
     x = adapt_to_step_sizes(jnp.asarray(rungs.x, dtype), times, rungs.free, rungs.order)
-    return _split(scheme, x[jnp.argmax(allowed)])
+    return _split(scheme, x[jnp.argmax(allowed)], step_size)
