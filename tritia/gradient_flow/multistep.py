@@ -353,7 +353,7 @@ def _multistep(
 
     def update_fn(
         updates: optax.Updates,
-        state: LinearMultistepState,
+        state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LinearMultistepState]:
@@ -388,7 +388,7 @@ def _multistep(
         )
         step_sizes = jnp.concatenate([step_size[None], state.step_sizes])[:stored_sizes]
         return new, LinearMultistepState(
-            count=optax.safe_increment(state.count),
+            count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
             step_sizes=step_sizes,
             steps=history.write(state.steps, state.position, new),
