@@ -1,0 +1,78 @@
+"""What the README shows is what happens."""
+
+import doctest
+import pathlib
+import re
+
+import pytest
+
+import tritia
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def _blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.M | re.S)
+
+
+def test_the_examples_run_in_order():
+    names = {}
+    blocks = _blocks("python")
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert float(names["loss"](names["params"])) < 1e-3
+
+
+def test_the_session_prints_what_is_shown():
+    sessions = _blocks("pycon")
+    assert sessions
+    for session in sessions:
+        examples = doctest.DocTestParser().get_doctest(
+            session, {"tritia": tritia}, "README", None, 0
+        )
+        assert (
+            doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(examples).failed
+            == 0
+        )
+
+
+def _numbers(cell):
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)]
+
+
+ROWS = {
+    "tritia.difference(lr, order=2, steps=3)": [tritia.difference_scheme(2, 3)],
+    "tritia.difference(lr, order=2, steps=4 / 5 / 6)": [
+        tritia.difference_scheme(2, k) for k in (4, 5, 6)
+    ],
+    "tritia.difference(lr, order=3, steps=4 / 5 / 6)": [
+        tritia.difference_scheme(3, k) for k in (4, 5, 6)
+    ],
+    "tritia.adams_bashforth(lr, order=2 / 3 / 4 / 5)": [
+        tritia.adams_bashforth_scheme(p) for p in (2, 3, 4, 5)
+    ],
+    "tritia.bdf(lr, order=2 / 3)": [tritia.bdf_scheme(p) for p in (2, 3)],
+    "tritia.midpoint": [tritia.TABLEAUS["midpoint"]],
+    "tritia.kutta3": [tritia.TABLEAUS["kutta3"]],
+    "tritia.rk4": [tritia.TABLEAUS["rk4"]],
+    "tritia.rkc(lr, stages=5, order=1 / 2)": [
+        tritia.ChebyshevScheme(stages=5, order=p) for p in (1, 2)
+    ],
+}
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_the_table_says_what_the_schemes_promise(start):
+    (line,) = [row for row in README.read_text().splitlines() if row.startswith(f"| `{start}`")]
+    _, _, gradients, order, interval, copies, _ = (cell.strip() for cell in line.split("|"))
+    for i, scheme in enumerate(ROWS[start]):
+
+        def shown(cell, i=i):
+            numbers = _numbers(cell)
+            return numbers[min(i, len(numbers) - 1)]
+
+        assert shown(gradients) == scheme.gradients_per_step
+        assert shown(order) == tritia.order(scheme)
+        assert shown(interval) == pytest.approx(tritia.stability_interval(scheme), rel=0.02)
+        assert shown(copies) == tritia.memory(scheme)
