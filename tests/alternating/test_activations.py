@@ -42,7 +42,7 @@ def test_pieces_are_the_activation(name):
     activation = ACTIVATIONS[name]
     h = np.asarray(activation.value(jnp.asarray(GRID, jnp.float32)))
     for piece in activation.pieces:
-        on = (GRID >= piece.left) & (GRID <= piece.right)
+        on = (piece.left <= GRID) & (piece.right >= GRID)
         np.testing.assert_allclose(h[on], piece.slope * GRID[on] + piece.offset, atol=1e-5)
     if activation.pieces:
         assert activation.pieces[0].left == -np.inf
@@ -63,7 +63,7 @@ def test_preimage_is_where_the_constraint_holds(name, a, eps):
         gap = np.abs(np.asarray(activation.value(jnp.asarray(GRID)))[None] - np.asarray(a)[:, None])
         for i in range(len(a)):
             feasible = gap[i] <= eps
-            inside = (GRID >= left[i] - 1e-9) & (GRID <= right[i] + 1e-9)
+            inside = (left[i] - 1e-9 <= GRID) & (right[i] + 1e-9 >= GRID)
             if feasible.any():
                 # no feasible grid point outside, no clearly infeasible one inside
                 assert not np.any(feasible & ~inside)
@@ -130,7 +130,9 @@ def test_wrong_activations():
         monotone_activation(jnp.tanh, lambda t: t, lower=-1.0, upper=1.0)
     with pytest.raises(ValueError, match="value must be an increasing function"):
         monotone_activation(lambda z: -z, lambda t: -t)
-    with pytest.raises(ValueError, match=r"lower is 1.0 and upper is 0.0"):
+    with pytest.raises(ValueError, match=r"lower is 1\.0 and upper is 0\.0"):
         monotone_activation(jnp.tanh, jnp.arctanh, lower=1.0, upper=0.0)
-    with pytest.raises(ValueError, match="negative_slope is 1.5; allowed: 0 < negative_slope < 1"):
+    with pytest.raises(
+        ValueError, match=r"negative_slope is 1\.5; allowed: 0 < negative_slope < 1"
+    ):
         leaky_relu(1.5)

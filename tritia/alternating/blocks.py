@@ -97,18 +97,16 @@ def weights_exact(
 
     if spectrum is not None:
         values, vectors = spectrum.values, spectrum.vectors
-        tau = tau + jnp.finfo(c.dtype).eps * rho * jnp.sum(values)
+        tau = tau + _rounding(rho * jnp.sum(values))
         lam = mu + tau
 
         def solve(right):
             return vectors @ ((vectors.T @ right) / (rho * values + lam)[:, None])
     else:
         matrix = gram(a, rows, centred, by_rows)
-        tau = tau + jnp.finfo(c.dtype).eps * rho * jnp.trace(matrix)
+        tau = tau + _rounding(rho * jnp.trace(matrix))
         lam = mu + tau
-        size = matrix.shape[0]
-        tiny = jnp.finfo(c.dtype).tiny  # an all-zero Gram with lam = 0
-        shifted = rho * matrix + jnp.maximum(lam, tiny) * jnp.eye(size, dtype=c.dtype)
+        shifted = rho * matrix + lam * jnp.eye(matrix.shape[0], dtype=c.dtype)
         factor = jax.scipy.linalg.cho_factor(shifted, lower=True)
 
         def solve(right):
@@ -118,12 +116,17 @@ def weights_exact(
         gradient = rho * (a.T @ rows.adjoint(residual, centred)) + mu * c
         return _layer(a, z, c - solve(gradient), None, rows, centred, spectrum)
 
-    kept = tau / jnp.maximum(lam, jnp.finfo(c.dtype).tiny)
+    kept = tau / lam
     right = residual - (1 - kept) * product
     dual = solve(right)
     kernel = kept * c - rho * (a.T @ rows.adjoint(dual, centred))
     # rho K dual = right - lam dual, by the system itself
     return _layer(a, z, kernel, kept * product - (right - lam * dual), rows, centred, spectrum)
+
+
+def _rounding(trace: jax.Array) -> jax.Array:
+    """Returns a shift that keeps a Gram matrix of this trace positive definite, and is never 0."""
+    return jnp.where(trace > 0, 16 * jnp.finfo(trace.dtype).eps * trace, 1)
 
 
 class GradientStep(NamedTuple):

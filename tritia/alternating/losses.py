@@ -49,7 +49,8 @@ class Loss:
 
 
 def _softmax_value(z, y):
-    return jax.nn.logsumexp(z, axis=-1) * jnp.sum(y, axis=-1) - jnp.sum(y * z, axis=-1)
+    # logsumexp(z) - <y, z> would cancel for a row that is right by far.
+    return -jnp.sum(y * jax.nn.log_softmax(z, axis=-1), axis=-1)
 
 
 def _softmax_gradient(z, y):
@@ -186,5 +187,9 @@ def prox(
     nearer = evaluate(m)[0] < evaluate(start)[0]
     tolerance = 10 * float(jnp.finfo(m.dtype).eps)
     return damped_newton(
-        evaluate, jnp.where(nearer, m, start), iterations=iterations, tolerance=tolerance
+        evaluate,
+        jnp.where(nearer, m, start),
+        iterations=iterations,
+        tolerance=tolerance,
+        scale=1.0,
     )

@@ -16,7 +16,12 @@ Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def damped_newton(
-    evaluate: Evaluate, start: jax.Array, *, iterations: int, tolerance: float
+    evaluate: Evaluate,
+    start: jax.Array,
+    *,
+    iterations: int,
+    tolerance: float,
+    scale: float = 0.0,
 ) -> jax.Array:
     r"""Minimises many objectives, each by :math:`z \leftarrow z - t \, d` with its own :math:`t`.
 
@@ -30,6 +35,8 @@ def damped_newton(
       start: the points to start from.
       iterations: an upper bound on the evaluations after the first.
       tolerance: a problem rests where the size of its gradient is at most this.
+      scale: the size of the terms that an objective adds up; their rounding is not taken for a
+        rise of the objective where the gradient shrinks.
 
     Returns:
       Points shaped like `start`, whose objectives are at most those of `start`, up to rounding.
@@ -49,7 +56,11 @@ def damped_newton(
         count, point, value, direction, size, step = carry
         trial = point - jnp.where(active(size, step), step, 0) * direction
         trial_value, trial_direction, trial_size = evaluate(trial)
-        descends = trial_value <= value + rounding * jnp.abs(value)  # False for NaN too
+        # Where rounding hides the objective's change, the gradient decides. False for NaN.
+        slack = rounding * (jnp.abs(value) + scale)
+        descends = (trial_value < value - slack) | (
+            (trial_value <= value + slack) & (trial_size <= size)
+        )
         return (
             count + 1,
             jnp.where(descends, trial, point),

@@ -84,13 +84,13 @@ def tiam(
     coupling: str = "penalty",
     weight_step: str = "auto",
     sweep: str = "backward",
-    rho: ScalarOrSchedule = 1e-2,
-    gamma: ScalarOrSchedule = 1e-2,
-    mu: ScalarOrSchedule = 8e-4,
-    penalty_growth: ScalarOrSchedule = 1.5,
+    rho: ScalarOrSchedule = 3e-3,
+    gamma: ScalarOrSchedule = 3e-3,
+    mu: ScalarOrSchedule = 12.0,
+    penalty_growth: ScalarOrSchedule = 2.0,
     tau: ScalarOrSchedule = 0.0,
     eps: ScalarOrSchedule = halving(),  # noqa: B008
-    inertia: Inertia | Mapping[str, Inertia] = Inertia(0.0, 0.0, 0.6),  # noqa: B008
+    inertia: Inertia | Mapping[str, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
     safeguard: bool = True,
     scale_mu: bool = True,
     activation_steps: int = 5,
@@ -211,9 +211,11 @@ def tiam(
         kernels, biases = layers_of(network, params, dtype)
         data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
         start, first_fit = _start(method, state, examples.inputs, kernels, biases, first)
+        row_weights = examples.rows.weights
         numbers = _numbers(
             network.sizes,
             dtype,
+            count=n if row_weights is None else jnp.sum(row_weights),
             **{
                 name: value_at(value, state.count)
                 for name, value in (
@@ -304,6 +306,7 @@ def _numbers(
     sizes: tuple[int, ...],
     dtype: Any,
     *,
+    count: Any,
     rho: Any,
     gamma: Any,
     mu: Any,
@@ -325,7 +328,7 @@ def _numbers(
         rho=tuple(rho * ratio for ratio in ratios),
         gamma=tuple(gamma * jnp.sqrt(growth) * ratio for ratio in ratios[:-1]),
         mu=tuple(
-            mu * ratio * width if scale_mu else mu
+            mu * rho * ratio * width / jnp.maximum(count, 1) if scale_mu else mu
             for ratio, width in zip(ratios, sizes[:-1], strict=True)
         ),
         tau=tau,
