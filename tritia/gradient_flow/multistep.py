@@ -6,7 +6,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +39,15 @@ class LinearMultistepState(NamedTuple):
       count: steps taken, int32 of shape (); stays at its maximum once there.
       position: steps taken modulo the length of the histories, int32 of shape ().
       step_sizes: the last step sizes, newest first, 0 where there is none yet: float32 (float64 for
-        float64 params) of shape (steps - 1,); of shape (0,) in the `scale_by_` form.
+        float64 params) of shape (steps - 1,). None for gradient descent and in the `scale_by_`
+        form, which need none (and checkpoints take no empty arrays).
       steps: the last displacements, a ring buffer: a tuple of trees shaped like the params.
       directions: the last incoming updates, a ring buffer: a tuple of trees shaped like the params.
     """
 
     count: jax.Array
     position: jax.Array
-    step_sizes: jax.Array
+    step_sizes: jax.Array | None
     steps: history.History
     directions: history.History
 
@@ -110,8 +111,8 @@ def scale_by_linear_multistep(
     _check_scheme(scheme)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
 
-    def coefficients(state: LinearMultistepState) -> _Coefficients:
-        return _by_history(scheme, state, jnp.ones((), state.step_sizes.dtype))
+    def coefficients(state: LinearMultistepState, dtype: Any) -> _Coefficients:
+        return _by_history(scheme, state, jnp.ones((), dtype))
 
     return _multistep(scheme, coefficients, accumulator_dtype, stored_sizes=0, sign=1)
 
@@ -181,10 +182,9 @@ def linear_multistep(
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     constant = isinstance(learning_rate, numbers.Real)
 
-    def coefficients(state: LinearMultistepState) -> _Coefficients:
-        now = value_at(learning_rate, state.count)
-        step_size = jnp.asarray(now).astype(state.step_sizes.dtype)
-        choose = _by_history if constant else _by_step_sizes
+    def coefficients(state: LinearMultistepState, dtype: Any) -> _Coefficients:
+        step_size = jnp.asarray(value_at(learning_rate, state.count)).astype(dtype)
+        choose = _by_history if constant or scheme.steps == 1 else _by_step_sizes
         return choose(scheme, state, step_size)
 
     stored_sizes = scheme.steps - 1
@@ -332,7 +332,7 @@ def _check_scheme(scheme: Any) -> None:
 
 def _multistep(
     scheme: LinearMultistep,
-    coefficients: Callable[[LinearMultistepState], _Coefficients],
+    coefficients: Callable[[LinearMultistepState, Any], _Coefficients],
     accumulator_dtype: Any,
     *,
     stored_sizes: int,
@@ -342,11 +342,11 @@ def _multistep(
     past_steps, past_directions = _lengths(scheme)
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
 
-    def init_fn(params: optax.Params) -> LinearMultistepState:
+    def init_fn(params: optax.Params) -> Any:
         return LinearMultistepState(
             count=jnp.zeros((), jnp.int32),
             position=jnp.zeros((), jnp.int32),
-            step_sizes=jnp.zeros((stored_sizes,), _scalar_dtype(params)),
+            step_sizes=jnp.zeros(stored_sizes, _scalar_dtype(params)) if stored_sizes else None,
             steps=history.empty(params, past_steps, accumulator_dtype),
             directions=history.empty(params, past_directions, accumulator_dtype),
         )
@@ -356,9 +356,10 @@ def _multistep(
         state: Any,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, LinearMultistepState]:
+    ) -> tuple[optax.Updates, Any]:
         del extra_args
-        weights, gains, step_size = coefficients(state)
+        like = updates if params is None else params
+        weights, gains, step_size = coefficients(state, _scalar_dtype(like))
         gains = sign * step_size * gains
         weights = history.by_slot(weights, state.position)
         gains = jnp.concatenate([gains[:1], history.by_slot(gains[1:], state.position)])
@@ -381,12 +382,15 @@ def _multistep(
                 else displacement(direction, like, [*past[:past_steps]], [*past[past_steps:]])
             ),
             updates,
-            updates if params is None else params,
+            like,
             *state.steps,
             *state.directions,
             is_leaf=lambda leaf: leaf is None,
         )
-        step_sizes = jnp.concatenate([step_size[None], state.step_sizes])[:stored_sizes]
+        step_sizes = state.step_sizes
+        if step_sizes is not None:
+            newest = step_size.astype(step_sizes.dtype)[None]
+            step_sizes = jnp.concatenate([newest, step_sizes])[:stored_sizes]
         return new, LinearMultistepState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
@@ -446,7 +450,7 @@ def _by_history(
         for available in range(scheme.steps)
     ]
     row = jnp.minimum(state.count, scheme.steps - 1)
-    x = jnp.asarray(np.stack(rows), state.step_sizes.dtype)[row]
+    x = jnp.asarray(np.stack(rows), step_size.dtype)[row]
     return _split(scheme, x, step_size)
 
 
@@ -483,8 +487,8 @@ def _by_step_sizes(
 
     All rungs are adapted together, so that the work does not grow with their number.
     """
-    rungs, dtype = _rungs(scheme), state.step_sizes.dtype
-    past, lag = state.step_sizes, np.arange(1, scheme.steps)
+    rungs, dtype = _rungs(scheme), step_size.dtype
+    past, lag = cast(jax.Array, state.step_sizes), np.arange(1, scheme.steps)
     if scheme.from_rest:
         # A point at rest has been there for as long as anybody asks.
         past = jnp.where(lag <= state.count, past, step_size)
