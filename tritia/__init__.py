@@ -1,5 +1,15 @@
 """High-order gradient steps and triple-inertial alternating minimisation for Optax and Flax."""
 
+from tritia.alternating import (
+    Diagnostics as Diagnostics,
+    Inertia as Inertia,
+    TiamState as TiamState,
+    bcd as bcd,
+    diagnostics as diagnostics,
+    dlam as dlam,
+    mdlam as mdlam,
+    tiam as tiam,
+)
 from tritia.gradient_flow import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
     TABLEAUS as TABLEAUS,

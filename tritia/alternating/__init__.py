@@ -12,5 +12,6 @@ from tritia.alternating.losses import (
     Loss as Loss,
     smooth_loss as smooth_loss,
 )
+from tritia.alternating.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
 from tritia.alternating.sweep import Inertia as Inertia
 from tritia.alternating.tiam import TiamState as TiamState, halving as halving, tiam as tiam
