@@ -283,3 +283,29 @@ def test_wrong_arguments():
     optimizer, w = tritia.adaptive_runge_kutta(), jnp.ones(2)
     with pytest.raises(ValueError, match=r"6 more gradients .*grad_fn="):
         optimizer.update(w, optimizer.init(w), w)
+
+
+@pytest.mark.parametrize("initial", [None, 0.1])
+def test_a_rest_at_the_minimum_does_not_end_the_descent(initial):
+    optimizer = tritia.adaptive_runge_kutta("bogacki_shampine", initial_learning_rate=initial)
+    gradient = jax.grad(lambda w: 0.5 * (w - 1.0) ** 2)
+
+    def step(carry, kick):
+        w, state = carry
+        w = w + kick
+        updates, state = optimizer.update(gradient(w), state, w, grad_fn=gradient)
+        return (optax.apply_updates(w, updates), state), state
+
+    kicks = jnp.zeros(500).at[400].set(1.0)  # 400 updates at rest, then a push
+    w = jnp.asarray(1.0)
+    (w, _), states = jax.lax.scan(step, (w, optimizer.init(w)), kicks)
+    np.testing.assert_allclose(w, 1.0, atol=2e-3)  # rtol is 1e-3
+    assert not np.any(states.failed)
+    assert np.all(np.isfinite(states.next_learning_rate))
+
+
+def test_step_sizes_stay_finite_on_a_slope_without_curvature():
+    optimizer = tritia.adaptive_runge_kutta("bogacki_shampine")
+    _, states = trajectory(optimizer, lambda w: 1e-30 * w, jnp.asarray(1.0), 200)
+    assert np.all(np.isfinite(states.next_learning_rate))
+    assert not np.any(states.failed)

@@ -32,6 +32,10 @@ LEAST_ERROR = 1e-4
 """An error norm below it is remembered as it: one lucky step must not throttle the next."""
 
 
+LONGEST = float(jnp.finfo(jnp.float32).max) ** 0.5
+"""Step sizes stay below it: on a plateau they would overflow."""
+
+
 class AdaptiveRungeKuttaState(NamedTuple):
     """State of `adaptive_runge_kutta`.
 
@@ -93,7 +97,7 @@ def adaptive_runge_kutta(
     The step is accepted when :math:`E \le 1`. The next size comes from a proportional-integral
     controller, :math:`h\, 0.9\, E^{-0.7/q} E_{\text{prev}}^{0.4/q}` with q the estimate's order
     (one more than the lower of the two), limited to a factor between 0.2 and 10, and to 1 after a
-    rejection. A rejected step is tried again inside the update with
+    rejection. Where the gradient is zero the size stays as it is. A rejected step is tried again inside the update with
     :math:`h \max(0.2, 0.9 E^{-1/q})`, and with h / 2 where a stage was not finite. If the gradient
     passed is itself not finite there is nothing to try: one rejection.
 
@@ -232,7 +236,7 @@ def adaptive_runge_kutta(
         def start():
             # Hairer, Nørsett, Wanner, II.4: a step on which an Euler step changes little, then one
             # on which the error, of order q, is about 1% of the tolerance.
-            size, speed = norm(params, params), norm(first, params)
+            size = norm(params, params)
             tiny = (size < 1e-5) | (speed < 1e-5)
             h0 = jnp.where(tiny, 1e-6, 0.01 * size / jnp.where(tiny, 1.0, speed))
             other = slope_at(move(params, h0, first))
@@ -246,7 +250,8 @@ def adaptive_runge_kutta(
             )
             return jnp.minimum(100 * h0, h1).astype(dtype)
 
-        finite = jnp.isfinite(norm(first, params))
+        speed = norm(first, params)
+        finite = jnp.isfinite(speed)
         known = state.next_learning_rate > 0
         h = jax.lax.cond(known | ~finite, lambda: state.next_learning_rate, start)
         h = jnp.minimum(h, longest)
@@ -292,6 +297,9 @@ def adaptive_runge_kutta(
         growth = jnp.clip(growth, SHRINK, jnp.where(rejected > 0, 1.0, GROW))
         after_failure = jnp.where(finite, end.learning_rate, 0.5 * end.learning_rate)
         next_rate = jnp.where(accepted, end.learning_rate * growth, after_failure)
+        # A step of length zero has no error, whatever its size: it says nothing about the next one.
+        next_rate = jnp.where(accepted & (speed == 0), state.next_learning_rate, next_rate)
+        next_rate = jnp.where(jnp.isfinite(next_rate), jnp.clip(next_rate, 0.0, LONGEST), 0.0)
         taken = jnp.where(accepted, end.learning_rate, 0.0)
         step = jax.tree.map(
             lambda p, o: jnp.where(accepted, -times(end.learning_rate, o), 0).astype(p.dtype),
