@@ -125,10 +125,10 @@ def test_transparent_memory_is_what_is_promised(scheme):
     params = {"w": jnp.ones(3)}
     state = tritia.runge_kutta(0.1, scheme, "transparent").init(params)
     copies = sum(leaf.shape == (3,) for leaf in jax.tree.leaves(state))
-    expected = {"midpoint": 1, "rk4": 2, "rk38": 3, "ssp_rk3": 2, "dormand_prince": 4}
+    expected = {"euler": 0, "midpoint": 1, "rk4": 2, "rk38": 3, "ssp_rk3": 2, "dormand_prince": 4}
     assert copies == expected.get(scheme.name, copies)
-    # The midpoint rule needs its base alone. Without a second stage nothing is read of the base.
-    assert tritia.memory(scheme) == (copies if scheme.gradients_per_step > 1 else 0)
+    # The midpoint rule needs its base alone, and with a single stage there is no need of one.
+    assert tritia.memory(scheme) == copies
 
 
 def test_between_steps_the_transparent_state_forgets_the_step():
@@ -329,6 +329,27 @@ def test_multi_steps_accumulates_for_each_stage(mode):
     assert bool(tritia.at_step_boundary(state))
 
 
+@MODES
+def test_multi_steps_over_different_minibatches_is_the_step_of_their_mean(mode):
+    targets = jnp.asarray([[0.3, -1.0], [1.1, 2.0]])
+    loss = lambda w, target: jnp.sum(jnp.cosh(w - target))  # noqa: E731
+    mean_loss = lambda w: 0.5 * (loss(w, targets[0]) + loss(w, targets[1]))  # noqa: E731
+    w = start = jnp.asarray([0.5, 0.2])
+    plain = tritia.heun(0.1)
+    updates, _ = plain.update(jax.grad(mean_loss)(w), plain.init(w), w, grad_fn=jax.grad(mean_loss))
+    expected = w + updates
+
+    optimizer = optax.MultiSteps(tritia.heun(0.1, mode), 2)
+    extra = {"grad_fn": jax.grad(mean_loss)} if mode == "opaque" else {}
+    state = optimizer.init(w)
+    for k in range(2 if mode == "opaque" else 4):
+        updates, state = optimizer.update(jax.grad(loss)(w, targets[k % 2]), state, w, **extra)
+        w = optax.apply_updates(w, updates)
+    assert bool(tritia.at_step_boundary(state))
+    assert np.max(np.abs(w - start)) > 0.01
+    np.testing.assert_allclose(w, expected, rtol=1e-6)
+
+
 def test_the_boundary_is_found_wherever_the_state_sits():
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     heun = functools.partial(tritia.heun, mode="transparent")
@@ -401,7 +422,37 @@ def test_opaque_mode_says_that_it_cannot_be_masked(wrapper):
         optimizer.update(params, optimizer.init(params), params, grad_fn=lambda p: p)
 
 
+@MODES
+def test_python_floats_are_leaves(mode):
+    optimizer = tritia.heun(0.5, mode)
+    params = {"w": 1.0}
+    state = optimizer.init(params)
+    for _ in range(1 if mode == "opaque" else 2):
+        updates, state = optimizer.update(params, state, params, grad_fn=lambda p: {"w": p["w"]})
+        params = {"w": float(params["w"] + updates["w"])}
+    assert params["w"] == pytest.approx(1 - 0.5 + 0.5**2 / 2)
+    # Nor need grad_fn return arrays.
+    optimizer = tritia.heun(0.5)
+    updates, _ = optimizer.update(
+        {"w": 1.0}, optimizer.init({"w": 1.0}), {"w": 1.0}, grad_fn=lambda p: {"w": 3.0}
+    )
+    assert float(updates["w"]) == pytest.approx(-1.0)
+
+
+@MODES
+def test_a_missing_gradient_of_one_leaf_is_named(mode):
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    optimizer = tritia.heun(0.1, mode)
+    with pytest.raises(ValueError, match="updates must be gradients with the structure of params"):
+        optimizer.update(
+            {"a": jnp.ones(2), "b": None}, optimizer.init(params), params, grad_fn=lambda p: p
+        )
+
+
 def test_wrong_arguments():
+    for preconditioner in (0, False):
+        with pytest.raises(TypeError, match="preconditioner must be an optax"):
+            tritia.rk4(0.1, preconditioner=preconditioner)  # pyright: ignore
     with pytest.raises(ValueError, match=r"tableau is 'rk5'.*Did you mean"):
         tritia.runge_kutta(0.1, "rk5")
     with pytest.raises(TypeError, match=r"tableau must be a tritia\.ButcherTableau"):

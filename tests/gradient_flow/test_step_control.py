@@ -273,7 +273,45 @@ def test_a_preconditioner_moves_on_with_accepted_steps_alone():
     chex.assert_trees_all_equal(after.preconditioner_state, state.preconditioner_state)
 
 
+def test_python_floats_are_leaves():
+    optimizer = tritia.adaptive_runge_kutta("heun", initial_learning_rate=0.01)
+    w = {"w": 1.0}
+    updates, _ = optimizer.update(w, optimizer.init(w), w, grad_fn=lambda p: {"w": p["w"]})
+    assert float(updates["w"]) == pytest.approx(-0.01 + 0.01**2 / 2)
+
+
+def test_an_infinite_bound_of_any_type_is_none():
+    w = jnp.ones(2)
+    for infinity in (np.float32("inf"), np.float64("inf"), jnp.asarray(jnp.inf)):
+        optimizer = tritia.adaptive_runge_kutta("heun", max_learning_rate=infinity)
+        _, state = optimizer.update(w, optimizer.init(w), w, grad_fn=lambda w: w)
+        assert 0 < float(state.learning_rate) < np.inf
+    for wrong in (-np.inf, np.nan):
+        with pytest.raises(ValueError, match="max_learning_rate is"):
+            tritia.adaptive_runge_kutta("heun", max_learning_rate=wrong)
+
+
+def test_masked_params_get_a_hint_that_holds_here():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    optimizer = optax.masked(tritia.adaptive_runge_kutta("heun"), {"a": True, "b": False})
+    with pytest.raises(ValueError, match=r"optax\.masked\(optax\.set_to_zero\(\)") as error:
+        optimizer.update(params, optimizer.init(params), params, grad_fn=lambda p: p)
+    assert "mode=" not in str(error.value)
+    # The hint works.
+    frozen = optax.masked(optax.set_to_zero(), {"a": False, "b": True})
+    optimizer = tritia.adaptive_runge_kutta("heun", preconditioner=frozen)
+    updates, _ = optimizer.update(params, optimizer.init(params), params, grad_fn=lambda p: p)
+    np.testing.assert_array_equal(updates["b"], 0)
+    assert np.all(updates["a"] < 0)
+
+
 def test_wrong_arguments():
+    with pytest.raises(TypeError, match="preconditioner must be an optax"):
+        tritia.adaptive_runge_kutta(preconditioner=False)  # pyright: ignore
+    w = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    optimizer = tritia.adaptive_runge_kutta()
+    with pytest.raises(ValueError, match="updates must be gradients with the structure of params"):
+        optimizer.update({"a": jnp.ones(2), "b": None}, optimizer.init(w), w, grad_fn=lambda p: p)
     with pytest.raises(ValueError, match=r"'rk4' has no embedded weights"):
         tritia.adaptive_runge_kutta("rk4")
     with pytest.raises(ValueError, match=r"'rkc2\(4\)' has no embedded weights"):

@@ -24,14 +24,35 @@ def check_params(params: optax.Params | None) -> optax.Params:
     return strong(params)
 
 
-def check_grad_fn(grad_fn: Any, params: optax.Params, calls: int) -> GradFn:
-    """Checks that the other stages can get their gradients."""
+def check_updates(updates: optax.Updates, params: optax.Params) -> optax.Updates:
+    """Returns the gradients as arrays, or says that they are not like the params."""
+    given, wanted = jax.tree.structure(updates), jax.tree.structure(params)
+    if given != wanted:
+        raise ValueError(
+            "updates must be gradients with the structure of params. A leaf without a gradient"
+            f" needs zeros, not None. Got {given}, expected {wanted}."
+        )
+    return strong(updates)
+
+
+def check_grad_fn(
+    grad_fn: Any, params: optax.Params, calls: int, if_missing: str, if_masked: str
+) -> GradFn:
+    """Checks that the other stages can get their gradients.
+
+    Args:
+      grad_fn: what the user passed.
+      params: the params of the step.
+      calls: how many gradients the step takes of it.
+      if_missing: what else the user can do where it is missing: the rest of a sentence.
+      if_masked: what the user can do where params are masked: a sentence.
+    """
     if grad_fn is None:
         raise ValueError(
             f"A step needs {calls} more gradient{'s' if calls > 1 else ''} than the one passed, so"
             " it needs grad_fn, a function from params to gradients on the same minibatch. Call"
             " optimizer.update(grads, state, params, grad_fn=lambda params: jax.grad(loss)(params,"
-            ' batch)); or, with a fixed step size, build the optimizer with mode="transparent".'
+            f" batch)){if_missing}"
         )
     if not callable(grad_fn):
         raise TypeError(
@@ -42,8 +63,7 @@ def check_grad_fn(grad_fn: Any, params: optax.Params, calls: int) -> GradFn:
     if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
         raise ValueError(
             "params contain optax.MaskedNode: this step stands inside optax.masked or"
-            " optax.partition, where grad_fn would get masked params. Use"
-            ' mode="transparent" there, or mask inside the preconditioner.'
+            f" optax.partition, where grad_fn would get masked params. {if_masked}"
         )
     return cast(GradFn, grad_fn)
 
@@ -64,4 +84,4 @@ def evaluate(grad_fn: GradFn | None, point: optax.Params) -> optax.Updates:
             "grad_fn must return gradients with the shapes of params. Got"
             f" {shapes[0]}, expected {shapes[1]}."
         )
-    return gradients
+    return strong(gradients)

@@ -67,7 +67,9 @@ def heun(
     .. math::
       k_1 = f(w_t), \quad k_2 = f(w_t + h k_1), \quad w_{t+1} = w_t + \tfrac h2 (k_1 + k_2)
 
-    The explicit trapezium rule: of the methods with two stages it averages noise best (gain 1/2).
+    The explicit trapezium rule. In transparent mode with a fresh minibatch for each stage it
+    averages noise best of the methods with two stages (gain 1/2). In opaque mode both stages see
+    the same minibatch, and its noise enters as it does in SGD (gain 1).
 
     Args:
       learning_rate: the step size h, or a schedule over completed steps.

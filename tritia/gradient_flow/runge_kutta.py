@@ -17,7 +17,13 @@ from tritia._arguments import (
     value_at,
 )
 from tritia.gradient_flow.chebyshev import ChebyshevScheme
-from tritia.gradient_flow.grad_fn import GradFn, check_grad_fn, check_params, evaluate
+from tritia.gradient_flow.grad_fn import (
+    GradFn,
+    check_grad_fn,
+    check_params,
+    check_updates,
+    evaluate,
+)
 from tritia.gradient_flow.named_tableaus import TABLEAUS
 from tritia.gradient_flow.stages import (
     Memory,
@@ -62,7 +68,7 @@ class TransparentRungeKuttaState(NamedTuple):
       count: completed steps, an int32 scalar; schedules are read here.
       stage: the stage that the next gradient is for, an int32 scalar; 0 where a step begins.
       learning_rate: the step size, read at stage one and kept for the whole step.
-      base: the params that the step started from.
+      base: the params that the step started from; () for a method with one stage.
       memory: the pytrees, shaped like the params, that later stages need.
       preconditioner_state: the preconditioner's state from before the step, () without one.
       next_preconditioner_state: the one that stage one made, used from the next step on.
@@ -113,7 +119,10 @@ def runge_kutta(
     In opaque mode, transforms that stand earlier in an `optax.chain` see the gradient of stage one
     alone: put clipping, weight decay and the like into `preconditioner`, which sees every stage.
     Opaque mode can't stand inside `optax.masked` or `optax.partition`, because `grad_fn` would get
-    masked params; transparent mode can. In transparent mode the transform must come last in a
+    masked params; transparent mode can. Inside `optax.MultiSteps(optimizer, k)`, stage one gets the
+    mean gradient of k minibatches, so pass a `grad_fn` of the mean loss over all k of them: one of
+    the last minibatch alone mixes two losses in a step. Transparent mode needs nothing there, as
+    every stage gets its own mean. In transparent mode the transform must come last in a
     chain, because what follows would change the way to the next stage, and not the step alone.
 
     Memory: opaque mode keeps nothing between steps. Transparent mode keeps `tritia.memory(tableau)`
@@ -131,8 +140,8 @@ def runge_kutta(
         flow at each; of the new states only stage one's is kept, so P counts steps, not stages.
         It is given the stage's params (weight decay works) and the extra arguments of `update`.
       accumulator_dtype: the dtype of what transparent mode keeps between stages; None is the
-        params' own. The step's starting point is kept in no fewer digits than the params. Sums are
-        formed in float32 at least.
+        params' own. Opaque mode keeps nothing and ignores it. The step's starting point is kept in
+        no fewer digits than the params. Sums are formed in float32 at least.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; its `update` needs `params`, and in opaque mode
@@ -140,7 +149,8 @@ def runge_kutta(
 
     Raises:
       ValueError: `tableau` or `mode` is unknown, `learning_rate` is out of range; in `update`,
-        `params` or `grad_fn` is missing, params are masked, or `grad_fn` returns another structure.
+        `params` or `grad_fn` is missing, params are masked, or the gradients have not the structure
+        of params (None in place of an array is another structure).
       TypeError: an argument is of a wrong type.
 
     References:
@@ -174,7 +184,9 @@ def runge_kutta(
     check_number("learning_rate", learning_rate, minimum=0.0)
     scheme = check_tableau(tableau)
     check_choice("mode", mode, ("opaque", "transparent"))
-    field = check_transform("preconditioner", preconditioner or optax.identity())
+    if preconditioner is None:
+        preconditioner = optax.identity()
+    field = check_transform("preconditioner", preconditioner)
     dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     if isinstance(scheme, ButcherTableau):
         stages = tableau_stages(scheme)
@@ -194,7 +206,14 @@ def _opaque(
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
         params = check_params(params)
         if stages.count > 1:
-            grad_fn = check_grad_fn(grad_fn, params, stages.count - 1)
+            grad_fn = check_grad_fn(
+                grad_fn,
+                params,
+                stages.count - 1,
+                if_missing='; or build the optimizer with mode="transparent".',
+                if_masked='Use mode="transparent" there, or mask inside the preconditioner.',
+            )
+        updates = check_updates(updates, params)
         h = jnp.asarray(value_at(learning_rate, state.count))
         slope, field_state = field.update(updates, state.preconditioner_state, params, **extra)
 
@@ -241,7 +260,7 @@ def _transparent(
             count=jnp.zeros([], jnp.int32),
             stage=jnp.zeros([], jnp.int32),
             learning_rate=jnp.zeros([], jnp.result_type(float)),
-            base=jax.tree.map(wider, zeros_like(params)),
+            base=jax.tree.map(wider, zeros_like(params)) if stages.count > 1 else (),
             memory=empty_memory(stages, params, accumulator_dtype),
             preconditioner_state=field.init(strong(params)),
             # A second call, so that no two leaves of the state share a buffer.
@@ -251,10 +270,12 @@ def _transparent(
     def update_fn(updates, state, params=None, **extra):
         extra.pop("grad_fn", None)
         params = check_params(params)
+        updates = check_updates(updates, params)
         first, last = state.stage == 0, state.stage == stages.count - 1
         h = value_at(learning_rate, state.count)
         h = jnp.where(first, h, state.learning_rate).astype(state.learning_rate.dtype)
-        base = select(first, params, state.base)  # in the dtypes of state.base
+        # In the dtypes of state.base. A single stage starts and ends the step.
+        base = select(first, params, state.base) if stages.count > 1 else params
         slope, new = field.update(updates, state.preconditioner_state, params, **extra)
         new = select(first, new, state.next_preconditioner_state)
         offset, memory = stages.advance(state.stage, slope, state.memory)
@@ -266,7 +287,7 @@ def _transparent(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),
             learning_rate=h,
-            base=select(last, zeros_like(base), base),
+            base=select(last, zeros_like(base), base) if stages.count > 1 else (),
             memory=memory,
             preconditioner_state=select(last, new, state.preconditioner_state),
             next_preconditioner_state=new,

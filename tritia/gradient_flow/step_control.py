@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,13 @@ from tritia._arguments import (
     check_transform,
     value_at,
 )
-from tritia.gradient_flow.grad_fn import GradFn, check_grad_fn, check_params, evaluate
+from tritia.gradient_flow.grad_fn import (
+    GradFn,
+    check_grad_fn,
+    check_params,
+    check_updates,
+    evaluate,
+)
 from tritia.gradient_flow.runge_kutta import check_tableau
 from tritia.gradient_flow.tableaus import ButcherTableau
 from tritia.gradient_flow.trees import Tree, linear_combination, move, select, strong, times
@@ -97,9 +104,9 @@ def adaptive_runge_kutta(
     The step is accepted when :math:`E \le 1`. The next size comes from a proportional-integral
     controller, :math:`h\, 0.9\, E^{-0.7/q} E_{\text{prev}}^{0.4/q}` with q the estimate's order
     (one more than the lower of the two), limited to a factor between 0.2 and 10, and to 1 after a
-    rejection. Where the gradient is zero the size stays as it is. A rejected step is tried again inside the update with
-    :math:`h \max(0.2, 0.9 E^{-1/q})`, and with h / 2 where a stage was not finite. If the gradient
-    passed is itself not finite there is nothing to try: one rejection.
+    rejection. Where the gradient is zero the size stays as it is. A rejected step is tried again
+    inside the update with :math:`h \max(0.2, 0.9 E^{-1/q})`, and with h / 2 where a stage was not
+    finite. If the gradient passed is itself not finite there is nothing to try: one rejection.
 
     Near a minimum the step size settles where stability allows it, at about
     `tritia.stability_interval(tableau)` over the sharpness: that is what error control does to an
@@ -110,7 +117,10 @@ def adaptive_runge_kutta(
     `tableau.stages - 1` more gradients (6 for `"dormand_prince"`, whose last stage serves the
     estimate alone), the first update one more to choose its size. With `vmap` each lane takes its
     own steps, and all wait for the one that tries most often. It can't stand inside `optax.masked`
-    or `optax.partition`; transforms earlier in a chain see stage one alone.
+    or `optax.partition`; transforms earlier in a chain see stage one alone. Inside
+    `optax.MultiSteps(optimizer, k)` the gradient passed becomes the mean of k minibatches, so pass
+    a `grad_fn` of the mean loss over all k of them: one of the last minibatch alone mixes two
+    losses in a step, and the error estimate measures their difference.
 
     Tolerances refer to the params' own dtype: where rtol is near its rounding (1e-6 for float32,
     1e-2 for bfloat16) the estimate is noise and steps stop growing. The global error is
@@ -120,7 +130,7 @@ def adaptive_runge_kutta(
       tableau: a `ButcherTableau` with embedded weights or the name of one of `tritia.TABLEAUS`:
         `"bogacki_shampine"`, `"dormand_prince"`, `"tsitouras"`, `"heun"`, `"midpoint"`,
         `"ralston"`.
-      rtol: relative tolerance > 0 (0 is allowed: the error is then absolute).
+      rtol: relative tolerance >= 0; with 0 the error is measured by `atol` alone.
       atol: absolute tolerance > 0, in units of the params.
       initial_learning_rate: the first step's size, or None for the usual heuristic: from the sizes
         of the params, the gradient, and the gradient's change along a short Euler step.
@@ -135,7 +145,8 @@ def adaptive_runge_kutta(
 
     Raises:
       ValueError: the tableau has no embedded weights, a number is out of range; in `update`,
-        `params` or `grad_fn` is missing, params are masked, or `grad_fn` returns another structure.
+        `params` or `grad_fn` is missing, params are masked, or the gradients have not the structure
+        of params (None in place of an array is another structure).
       TypeError: an argument is of a wrong type.
 
     References:
@@ -174,10 +185,13 @@ def adaptive_runge_kutta(
             exclusive_minimum=True,
             schedule=False,
         )
-    if not (isinstance(max_learning_rate, float) and max_learning_rate == math.inf):
+    unbounded = isinstance(max_learning_rate, numbers.Real) and max_learning_rate == math.inf
+    if not unbounded:
         check_number("max_learning_rate", max_learning_rate, minimum=0.0, exclusive_minimum=True)
     max_rejections = check_static_int("max_rejections", max_rejections, minimum=1)
-    field = check_transform("preconditioner", preconditioner or optax.identity())
+    if preconditioner is None:
+        preconditioner = optax.identity()
+    field = check_transform("preconditioner", preconditioner)
 
     assert scheme.embedded_order is not None
     estimate_order = min(scheme.order, scheme.embedded_order) + 1
@@ -204,7 +218,15 @@ def adaptive_runge_kutta(
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
         params = check_params(params)
-        grad_fn = check_grad_fn(grad_fn, params, scheme.stages - 1)
+        grad_fn = check_grad_fn(
+            grad_fn,
+            params,
+            scheme.stages - 1,
+            if_missing=".",
+            if_masked="Freeze leaves inside the preconditioner, with"
+            " optax.masked(optax.set_to_zero(), frozen).",
+        )
+        updates = check_updates(updates, params)
         dtype = state.time.dtype
         relative, absolute, longest = (
             jnp.asarray(value_at(x, state.count), dtype) for x in (rtol, atol, max_learning_rate)
