@@ -67,6 +67,7 @@ class Case:
     complex_params: bool = True
     masked: bool = True  # works inside optax.masked and optax.partition; if not, it must say so
     multi_steps: bool = True  # works inside optax.MultiSteps
+    wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
 
     def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the transform, with some numbers replaced."""
@@ -100,7 +101,13 @@ CASES = [
         bad=(BAD_RATE, BAD_SCHEME, BAD_DTYPE),
     ),
     *(
-        Case(f"adams_bashforth{order}", tritia.adams_bashforth, RATE, {"order": order})
+        Case(
+            f"adams_bashforth{order}",
+            tritia.adams_bashforth,
+            RATE,
+            {"order": order},
+            wide_memory=False,
+        )
         for order in (1, 4)
     ),
     Case(
@@ -108,6 +115,7 @@ CASES = [
         tritia.adams_bashforth,
         RATE,
         {"order": 2},
+        wide_memory=False,
         bad=(
             BAD_RATE,
             BAD_DTYPE,

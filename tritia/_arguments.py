@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -59,19 +60,19 @@ def check_number(
         an array that is not a scalar.
     """
     kinds = "a number, a scalar array or a schedule" if schedule else "a number or a scalar array"
-    if callable(value) and schedule:
+    if callable(value) and schedule and not isinstance(value, type):
         return
     if isinstance(value, (jax.Array, np.ndarray)):
         if value.shape != ():
             raise ValueError(f"{name} must be {kinds}; got an array of shape {value.shape}.")
-        if jnp.issubdtype(value.dtype, jnp.bool_) or jnp.issubdtype(
-            value.dtype, jnp.complexfloating
+        if not (
+            jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
         ):
             raise TypeError(f"{name} must be {kinds}; got an array of dtype {value.dtype}.")
         return
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be {kinds}; got {value!r} of type {type(value).__name__}.")
-    number = float(value)
+    number = float(value) if abs(value) <= sys.float_info.max else math.inf
     too_low = number < minimum or (exclusive_minimum and number == minimum)
     too_high = number > maximum or (exclusive_maximum and number == maximum)
     if not math.isfinite(number) or too_low or too_high:
@@ -163,6 +164,8 @@ def check_dtype(name: str, value: Any) -> Any:
     """
     if value is None:
         return None
+    if isinstance(value, (jax.Array, np.ndarray)):
+        raise TypeError(static_message(name, value))
     try:
         dtype = jax.dtypes.canonicalize_dtype(value)
     except TypeError as error:

@@ -445,3 +445,62 @@ def test_a_scan_is_a_python_loop(name, seed):
         updates, state = update(gradient, state, gradient)
         looped.append(updates)
     np.testing.assert_allclose(_feed(name)(gradients), jnp.stack(looped), rtol=1e-6, atol=1e-7)
+
+
+def test_a_wide_accumulator_keeps_what_bfloat16_would_lose():
+    """Heavy ball with m = 0.99 under a steady gradient: against optax.sgd with the same memory."""
+    params, gradient = jnp.zeros((), jnp.bfloat16), jnp.asarray(0.01, jnp.bfloat16)
+
+    def displacement(optimizer):
+        def body(state, _):
+            updates, state = optimizer.update(gradient, state, params)
+            return state, updates
+
+        return float(jax.lax.scan(body, optimizer.init(params), length=300)[1][-1])
+
+    ours = tritia.linear_multistep(
+        1e-3 / (1 - 0.99), tritia.heavy_ball_scheme("99/100"), accumulator_dtype="float32"
+    )
+    theirs = optax.sgd(1e-3, momentum=0.99, accumulator_dtype="float32")
+    assert displacement(ours) == pytest.approx(displacement(theirs), rel=0.01)
+
+
+def test_a_real_accumulator_keeps_imaginary_parts():
+    optimizer = tritia.adams_bashforth(0.1, order=2, accumulator_dtype="float32")
+    params = jnp.asarray(1 + 2j, jnp.complex64)
+    state = optimizer.init(params)
+    for _ in range(4):
+        updates, state = optimizer.update(params, state, params)
+        params = params + updates
+    assert complex(params) == pytest.approx(complex(params.real * (1 + 2j)), rel=1e-5)
+
+
+def test_warming_up_a_wide_scheme_overshoots_nothing():
+    """Straight at 2.5 times SGD's largest learning rate the first steps overshoot."""
+
+    def largest(learning_rate):
+        optimizer = tritia.difference(learning_rate, order=2, steps=5)
+
+        def body(carry, _):
+            w, state = carry
+            updates, state = optimizer.update(w, state, w)
+            return (w + updates, state), jnp.abs(w)
+
+        w = jnp.ones(())
+        return float(jnp.max(jax.lax.scan(body, (w, optimizer.init(w)), length=100)[1]))
+
+    assert largest(optax.linear_schedule(1.8, 5.0, 12)) < 3
+    assert largest(5.0) > 100
+
+
+def test_python_numbers_are_params_too():
+    optimizer = tritia.adams_bashforth(0.1, order=2)
+    state = optimizer.init({"w": 1.0})
+    updates, _ = optimizer.update({"w": 1.0}, state, {"w": 1.0})
+    assert float(updates["w"]) == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("wrong", [jnp.float32, Fraction(1, 10), 10**400, np.array("x"), 1j])
+def test_what_is_not_a_learning_rate_is_refused(wrong):
+    with pytest.raises((TypeError, ValueError), match="learning_rate"):
+        tritia.difference(wrong)

@@ -14,6 +14,7 @@ rational arithmetic, and order, error, stability and noise are computed from the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -113,6 +114,24 @@ class LinearMultistep:
         """k, the number of past points or directions that a step reads."""
         return max(len(self.a), len(self.b))
 
+    @functools.cached_property
+    def ladder(self) -> tuple[LinearMultistep, ...]:
+        """The scheme, its starters and gradient descent, from most to fewest steps."""
+        ladder: list[LinearMultistep] = [self]
+        while ladder[-1].starter is not None:
+            ladder.append(ladder[-1].starter)
+        if ladder[-1].steps > 1:
+            ladder.append(adams_bashforth_scheme(1))
+        return tuple(ladder)
+
+    @property
+    def history_lengths(self) -> tuple[int, int]:
+        """How many past steps and past directions the scheme and its starters read."""
+        return (
+            max(len(rung.a) - 1 for rung in self.ladder),
+            max(len(rung.b) - 1 for rung in self.ladder),
+        )
+
     @property
     def gradients_per_step(self) -> int:
         """Gradients that a step costs: always 1."""
@@ -131,6 +150,8 @@ class LinearMultistep:
 
 def _coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
     """Makes coefficients exact where they are rational, and drops zeros at the end."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     if isinstance(values, (str, numbers.Number)) or not isinstance(values, Sequence):
         raise TypeError(f"{name} must be a sequence of numbers; got {values!r}.")
     exact: list[Coefficient] = []
@@ -138,7 +159,7 @@ def _coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
         if isinstance(value, (numbers.Rational, str)) and not isinstance(value, bool):
             try:
                 exact.append(Fraction(value))
-            except ValueError as error:
+            except (ValueError, ZeroDivisionError) as error:
                 raise TypeError(f"{name} must hold numbers; got {value!r}.") from error
         elif isinstance(value, numbers.Real) and not isinstance(value, bool):
             if not math.isfinite(value):
@@ -300,6 +321,15 @@ def _(scheme: LinearMultistep) -> Coefficient:
     return _residual(scheme, degree) / math.factorial(degree) / total
 
 
+def check_scheme(scheme: Any) -> None:
+    """Raises a TypeError where `scheme` is not a linear multistep scheme."""
+    if not isinstance(scheme, LinearMultistep):
+        raise TypeError(
+            "scheme must be a tritia.LinearMultistep, such as tritia.adams_bashforth_scheme(2);"
+            f" got {scheme!r} of type {type(scheme).__name__}."
+        )
+
+
 def root_condition(scheme: LinearMultistep) -> float:
     r"""The largest modulus of the parasitic roots; the root condition (zero-stability) wants <= 1.
 
@@ -314,6 +344,9 @@ def root_condition(scheme: LinearMultistep) -> float:
       The largest modulus of the roots of
       :math:`\zeta^{k-1} + A_1 \zeta^{k-2} + \ldots + A_{k-1}`; 0 if there is none.
 
+    Raises:
+      TypeError: `scheme` is not a `LinearMultistep`.
+
     References:
       Dahlquist 1956; Hairer, Norsett, Wanner 1993, definition III.3.2.
 
@@ -322,6 +355,7 @@ def root_condition(scheme: LinearMultistep) -> float:
       >>> round(tritia.root_condition(tritia.bdf_scheme(2)), 6)
       0.333333
     """
+    check_scheme(scheme)
     return stability.parasitic_radius(scheme)[0]
 
 
@@ -369,7 +403,7 @@ def _(scheme: LinearMultistep) -> float:
 
 @promises.memory.register
 def _(scheme: LinearMultistep) -> int:
-    return len(scheme.a) - 1 + len(scheme.b) - 1
+    return sum(scheme.history_lengths)
 
 
 # --- Families ---

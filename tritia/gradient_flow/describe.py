@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tritia._arguments import check_number
+from tritia._arguments import check_static_int
 from tritia.gradient_flow import promises
 from tritia.gradient_flow.coefficients import LinearMultistep
 from tritia.gradient_flow.variable_step import growth_limit
@@ -146,7 +146,7 @@ def plot_stability_region(
     """
     if not schemes:
         raise ValueError("schemes is empty; pass at least one scheme.")
-    check_number("resolution", resolution, minimum=2, schedule=False)
+    check_static_int("resolution", resolution, minimum=2)
     extent = 1.15 * max(promises.stability_interval(scheme) for scheme in schemes)
     half = max(0.6 * extent, 1.5)
     real = np.linspace(-extent, 0.15 * extent, resolution)

@@ -12,17 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tritia.gradient_flow.trees import zeros_like
+
 History = tuple[Any, ...]
 
 
 def empty(params: Any, length: int, dtype: Any = None) -> History:
     """Returns a history of `length` trees of zeros shaped like `params`, of `dtype` if given."""
-
-    def zeros(leaf: Any) -> jax.Array:
-        # The dtype is named so that a Python number among the params leaves no weak type behind.
-        return jnp.zeros_like(leaf, dtype=dtype or jnp.result_type(leaf))
-
-    return tuple(jax.tree.map(zeros, params) for _ in range(length))
+    return tuple(zeros_like(params, dtype) for _ in range(length))
 
 
 def by_slot(newest_first: jax.Array, position: jax.Array) -> jax.Array:
@@ -50,7 +47,10 @@ def write(history: History, position: jax.Array, new: Any) -> History:
 
     def filled(old: Any) -> Any:
         return jax.tree.map(
-            lambda n, o: o if n is None else n.astype(o.dtype), new, old, is_leaf=_is_none
+            lambda n, o: o if n is None else jnp.asarray(n).astype(o.dtype),
+            new,
+            old,
+            is_leaf=_is_none,
         )
 
     if len(history) < 2:

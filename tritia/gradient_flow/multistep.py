@@ -19,6 +19,7 @@ from tritia.gradient_flow.coefficients import (
     LinearMultistep,
     adams_bashforth_scheme,
     bdf_scheme,
+    check_scheme,
     difference_scheme,
 )
 from tritia.gradient_flow.variable_step import (
@@ -108,7 +109,7 @@ def scale_by_linear_multistep(
       >>> bool(jnp.all(jnp.abs(params) < 0.2))
       True
     """
-    _check_scheme(scheme)
+    check_scheme(scheme)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
 
     def coefficients(state: LinearMultistepState, dtype: Any) -> _Coefficients:
@@ -141,7 +142,9 @@ def linear_multistep(
     thousandfold within the scheme's memory, fewer steps are used until the history is even again.
 
     **Learning rate.** Stable while learning rate times sharpness is at most `stability_interval`; 2
-    for gradient descent.
+    for gradient descent. That holds once the history is full: the first steps are gradient descent
+    and schemes with fewer steps, with intervals of their own. A scheme that bears more than they do
+    is best warmed up from gradient descent's learning rate, as `difference` shows.
 
     Args:
       learning_rate: the step size, in units of the flow's time: a float >= 0, a scalar array or a
@@ -177,7 +180,7 @@ def linear_multistep(
       >>> bool(loss(params) < 1e-6)
       True
     """
-    _check_scheme(scheme)
+    check_scheme(scheme)
     check_number("learning_rate", learning_rate, minimum=0)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     constant = isinstance(learning_rate, numbers.Real)
@@ -287,8 +290,9 @@ def difference(
 
     One gradient, no past gradients: the order comes from past points. With 3 steps it is stable at
     the same learning rates as SGD and an order closer to the gradient flow; more steps bear larger
-    learning rates (`tritia.describe` prints them). See `linear_multistep` for the start-up and
-    schedules.
+    learning rates (`tritia.describe` prints them), but only once there is history: above SGD's
+    largest learning rate the first steps would overshoot, so warm it up from there, by at most
+    `tritia.growth_limit` per step. See `linear_multistep` for the start-up and schedules.
 
     Args:
       learning_rate: the step size: a float >= 0, a scalar array or a schedule.
@@ -318,16 +322,20 @@ def difference(
       ...     params = optax.apply_updates(params, updates)
       >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
       True
+
+      Two and a half times the largest learning rate of SGD (sharpness 1), warmed up:
+
+      >>> schedule = optax.linear_schedule(1.8, 5.0, transition_steps=12)
+      >>> optimizer = tritia.difference(schedule, order=2, steps=5)
+      >>> params = jnp.ones(2)
+      >>> state = optimizer.init(params)
+      >>> for _ in range(200):
+      ...     updates, state = optimizer.update(params, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
+      True
     """
     return linear_multistep(learning_rate, difference_scheme(order, steps), accumulator_dtype)
-
-
-def _check_scheme(scheme: Any) -> None:
-    if not isinstance(scheme, LinearMultistep):
-        raise TypeError(
-            "scheme must be a tritia.LinearMultistep, such as tritia.adams_bashforth_scheme(2);"
-            f" got {scheme!r} of type {type(scheme).__name__}."
-        )
 
 
 def _multistep(
@@ -339,7 +347,7 @@ def _multistep(
     sign: int,
 ) -> optax.GradientTransformationExtraArgs:
     """The transform behind all names; `sign` is -1 where the incoming updates are gradients."""
-    past_steps, past_directions = _lengths(scheme)
+    past_steps, past_directions = scheme.history_lengths
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
 
     def init_fn(params: optax.Params) -> Any:
@@ -364,7 +372,7 @@ def _multistep(
         weights = history.by_slot(weights, state.position)
         gains = jnp.concatenate([gains[:1], history.by_slot(gains[1:], state.position)])
 
-        def displacement(direction: Any, like: Any, steps: list[Any], directions: list[Any]) -> Any:
+        def displacement(direction: Any, steps: list[Any], directions: list[Any]) -> Any:
             # Half-precision leaves are combined in float32: the memory traffic is the same.
             dtype = jnp.promote_types(jnp.result_type(direction), jnp.float32)
             real = jnp.finfo(dtype).dtype
@@ -373,19 +381,26 @@ def _multistep(
                 total = total - weights[j].astype(real) * step
             for j, past in enumerate(directions):
                 total = total + gains[1 + j].astype(real) * past
-            return total.astype(jnp.result_type(like))
+            return total
 
-        new = jax.tree.map(
-            lambda direction, like, *past: (
+        # The memory takes the displacement as it was computed; only what is returned is rounded to
+        # the dtype of the params.
+        wide = jax.tree.map(
+            lambda direction, *past: (
                 None
                 if direction is None
-                else displacement(direction, like, [*past[:past_steps]], [*past[past_steps:]])
+                else displacement(direction, [*past[:past_steps]], [*past[past_steps:]])
             ),
             updates,
-            like,
             *state.steps,
             *state.directions,
-            is_leaf=lambda leaf: leaf is None,
+            is_leaf=_is_none,
+        )
+        new = jax.tree.map(
+            lambda step, leaf: None if step is None else step.astype(jnp.result_type(leaf)),
+            wide,
+            like,
+            is_leaf=_is_none,
         )
         step_sizes = state.step_sizes
         if step_sizes is not None:
@@ -395,11 +410,15 @@ def _multistep(
             count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
             step_sizes=step_sizes,
-            steps=history.write(state.steps, state.position, new),
+            steps=history.write(state.steps, state.position, wide),
             directions=history.write(state.directions, state.position, updates),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
@@ -412,26 +431,9 @@ def _scalar_dtype(params: optax.Params) -> Any:
     return dtype
 
 
-@functools.lru_cache(maxsize=256)
-def _ladder(scheme: LinearMultistep) -> tuple[LinearMultistep, ...]:
-    """The scheme, its starters, and gradient descent, from most to fewest steps."""
-    ladder = [scheme]
-    while ladder[-1].starter is not None:
-        ladder.append(ladder[-1].starter)
-    if ladder[-1].steps > 1:
-        ladder.append(adams_bashforth_scheme(1))
-    return tuple(ladder)
-
-
-def _lengths(scheme: LinearMultistep) -> tuple[int, int]:
-    """How many past steps and past directions the scheme and its starters read."""
-    ladder = _ladder(scheme)
-    return max(len(rung.a) - 1 for rung in ladder), max(len(rung.b) - 1 for rung in ladder)
-
-
 def _split(scheme: LinearMultistep, x: jax.Array, step_size: jax.Array) -> _Coefficients:
     """Turns coefficients (a, b), each of length k, into weights A_i and gains b_j."""
-    past_steps, past_directions = _lengths(scheme)
+    past_steps, past_directions = scheme.history_lengths
     a, b = x[: scheme.steps], x[scheme.steps :]
     weights = jnp.flip(jnp.cumsum(jnp.flip(a)))[1:]
     return _Coefficients(weights[:past_steps], b[: past_directions + 1], step_size)
@@ -444,7 +446,7 @@ def _by_history(
     rows = [
         next(
             arranged(rung, scheme.steps)[0]
-            for rung in _ladder(scheme)
+            for rung in scheme.ladder
             if scheme.from_rest or rung.steps - 1 <= available
         )
         for available in range(scheme.steps)
@@ -467,7 +469,7 @@ class _Rungs(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _rungs(scheme: LinearMultistep) -> _Rungs:
-    ladder, lag = _ladder(scheme), np.arange(1, scheme.steps)
+    ladder, lag = scheme.ladder, np.arange(1, scheme.steps)
     rows = [arranged(rung, scheme.steps) for rung in ladder]
     slack = 1e-6  # a ratio that is exactly at a limit is computed with rounding
     return _Rungs(

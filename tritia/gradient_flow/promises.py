@@ -43,11 +43,13 @@ def order(scheme: Any) -> int:
 
 @functools.singledispatch
 def error_constant(scheme: Any) -> Fraction | float:
-    r"""The error constant :math:`C`: the leading error of a step is :math:`C h^{p+1} w^{(p+1)}`.
+    r"""The error constant: how far a scheme is from the flow, against others of its order.
 
-    Normalised by :math:`\sum_j b_j`, so that schemes compare at equal learning rates: along the
-    flow the error at time T is about :math:`C h^p` times a quantity of the problem. Of two
-    schemes of one order, the one with the smaller constant is closer to the flow by that ratio.
+    Along the flow the error at a fixed time is about :math:`C h^p` times a quantity of the problem.
+    Of two schemes of one order, the one with the smaller constant is closer by that ratio. For a
+    linear multistep scheme a step's own error is :math:`C_{p+1} h^{p+1} w^{(p+1)}`, and
+    :math:`C = C_{p+1} / \sum_j b_j`. For a Runge-Kutta method it is the coefficient of
+    :math:`z^{p+1}` in :math:`e^z - R(z)`, its error on linear problems.
 
     Args:
       scheme: a `LinearMultistep`, a `ButcherTableau` or a `ChebyshevScheme`.
@@ -154,6 +156,9 @@ def amplification(scheme: Any, z: Any) -> np.ndarray:
 @functools.singledispatch
 def noise_gain(scheme: Any) -> float:
     r"""How much gradient noise a scheme lets through: 1 for SGD, less is calmer.
+
+    For Runge-Kutta methods it supposes a fresh minibatch at every stage (the transparent mode);
+    with one minibatch for all stages, as in the opaque mode, the gain is 1.
 
     With gradients that carry independent noise of variance :math:`\sigma^2`, a step's variance is
     this number times :math:`h^2 \sigma^2`. It is the sum of squares of the step's response to a

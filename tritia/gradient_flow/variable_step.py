@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tritia.gradient_flow import promises
-from tritia.gradient_flow.coefficients import LinearMultistep
+from tritia.gradient_flow.coefficients import LinearMultistep, check_scheme
 
 MAX_GROWTH = 2.0
 """The largest growth of the step size per step that any scheme is used at.
@@ -102,6 +102,9 @@ def growth_limit(scheme: LinearMultistep) -> float:
       The largest r <= `MAX_GROWTH` such that the parasitic roots of the adapted scheme lie in the
       unit disc for every constant ratio in [1, r].
 
+    Raises:
+      TypeError: `scheme` is not a `LinearMultistep`.
+
     References:
       Crouzeix, Lisbona, The convergence of variable-stepsize, variable-formula, multistep methods,
       1984, for the notion; the limits are computed.
@@ -113,6 +116,7 @@ def growth_limit(scheme: LinearMultistep) -> float:
       >>> round(tritia.growth_limit(tritia.difference_scheme(order=2, steps=3)), 2)
       1.5
     """
+    check_scheme(scheme)
     limit = _last_stable_ratio(scheme, np.linspace(1.0, MAX_GROWTH, 101))
     return MAX_GROWTH if limit is None else limit
 
@@ -131,6 +135,9 @@ def shrink_limit(scheme: LinearMultistep) -> float:
       The smallest r such that the parasitic roots of the adapted scheme lie in the unit disc for
       every constant ratio in [r, 1]; 0 if they do down to 1/100.
 
+    Raises:
+      TypeError: `scheme` is not a `LinearMultistep`.
+
     Examples:
       >>> import tritia
       >>> tritia.shrink_limit(tritia.difference_scheme(order=2, steps=3))
@@ -138,6 +145,7 @@ def shrink_limit(scheme: LinearMultistep) -> float:
       >>> tritia.shrink_limit(tritia.difference_scheme(order=3, steps=4)) > 0.7
       True
     """
+    check_scheme(scheme)
     limit = _last_stable_ratio(scheme, np.geomspace(1.0, 0.01, 101))
     return 0.0 if limit is None else limit
 
