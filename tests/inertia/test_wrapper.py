@@ -379,3 +379,11 @@ def test_wrong_arguments(arguments, error, message):
     good = {"inner": optax.sgd(0.1), "predict": 0.5, "evaluate": 0.5, "correct": 0.0}
     with pytest.raises(error, match=message):
         tritia.triple_inertia(**(good | arguments))
+
+
+@pytest.mark.parametrize("restart", [None, "gradient"])
+def test_a_missing_gradient_of_one_leaf_is_named(restart):
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    solver = tritia.triple_inertia(optax.sgd(0.1), 0.5, 0.5, 0.0, restart=restart)
+    with pytest.raises(ValueError, match="updates must have the structure of params"):
+        solver.update({"a": jnp.ones(2), "b": None}, solver.init(params), params)

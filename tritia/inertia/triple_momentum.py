@@ -88,13 +88,14 @@ def triple_momentum(
             " strong_convexity <= smoothness."
         )
 
-    L, mu = _at_least_float32(smoothness), _at_least_float32(strong_convexity)
-
     def number(formula: Callable[[Any, Any], Any]) -> ScalarOrSchedule:
         """Makes a number of L and r, or a schedule where one of the constants is."""
-        if callable(L) or callable(mu):
-            return lambda count: formula(value_at(L, count), _rate(L, mu, count))
-        return formula(L, _rate(L, mu, 0))
+
+        def at(count: Any) -> Any:
+            L, mu = (_wide(value_at(x, count)) for x in (smoothness, strong_convexity))
+            return formula(L, _rate(L, mu))
+
+        return at if callable(smoothness) or callable(strong_convexity) else at(0)
 
     return triple_inertia(
         optax.sgd(number(lambda L, r: (1 + r) / L)),
@@ -106,14 +107,16 @@ def triple_momentum(
     )
 
 
-def _rate(L: Any, mu: Any, count: Any) -> Any:
+def _rate(L: Any, mu: Any) -> Any:
     """Returns r = 1 - sqrt(mu / L), in double precision where both are concrete."""
-    ratio: Any = value_at(mu, count) / value_at(L, count)
+    ratio = mu / L
     return 1 - (jnp.sqrt(ratio) if isinstance(ratio, jax.Array) else math.sqrt(ratio))
 
 
-def _at_least_float32(constant: Any) -> Any:
-    # inject_hyperparams hands over the params' dtype, and in bfloat16 r = 0.999 is 1.
+def _wide(constant: Any) -> Any:
+    """Returns an array in float32 at least, or a Python number."""
+    # inject_hyperparams hands over the params' dtype, a schedule what it likes, and in bfloat16
+    # r = 0.999 is 1.
     if isinstance(constant, jax.Array):
         return constant.astype(jnp.promote_types(constant.dtype, jnp.float32))
-    return constant
+    return float(constant)

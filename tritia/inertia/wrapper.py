@@ -169,6 +169,7 @@ def triple_inertia(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TripleInertiaState]:
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        _check_structure(step, state.displacement)
         moved = _move(step, state, params, value_at(correct, state.count))
 
         memory = _cast(moved, state.displacement)
@@ -248,6 +249,15 @@ def _check_projection(projection: Any) -> None:
             "projection must be a function from a pytree to the nearest feasible one, such as"
             " optax.projections.projection_non_negative, or None; got"
             f" {projection!r} of type {type(projection).__name__}."
+        )
+
+
+def _check_structure(step: Any, displacement: Any) -> None:
+    given, wanted = jax.tree.structure(step), jax.tree.structure(displacement)
+    if given != wanted:
+        raise ValueError(
+            "updates must have the structure of params, and inner must keep it. A leaf without a"
+            f" gradient needs zeros, not None. Got {given}, expected {wanted}."
         )
 
 
