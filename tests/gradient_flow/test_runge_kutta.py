@@ -452,7 +452,7 @@ def test_a_missing_gradient_of_one_leaf_is_named(mode):
 def test_wrong_arguments():
     for preconditioner in (0, False):
         with pytest.raises(TypeError, match="preconditioner must be an optax"):
-            tritia.rk4(0.1, preconditioner=preconditioner)  # pyright: ignore
+            tritia.rk4(0.1, preconditioner=preconditioner)
     with pytest.raises(ValueError, match=r"tableau is 'rk5'.*Did you mean"):
         tritia.runge_kutta(0.1, "rk5")
     with pytest.raises(TypeError, match=r"tableau must be a tritia\.ButcherTableau"):

@@ -307,7 +307,7 @@ def test_masked_params_get_a_hint_that_holds_here():
 
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="preconditioner must be an optax"):
-        tritia.adaptive_runge_kutta(preconditioner=False)  # pyright: ignore
+        tritia.adaptive_runge_kutta(preconditioner=False)
     w = {"a": jnp.ones(2), "b": jnp.ones(3)}
     optimizer = tritia.adaptive_runge_kutta()
     with pytest.raises(ValueError, match="updates must be gradients with the structure of params"):

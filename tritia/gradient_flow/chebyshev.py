@@ -53,6 +53,10 @@ class ChebyshevScheme:
       order: 1 or 2.
       damping: epsilon >= 0; None chooses 0.05 (order 1) or 2/13 (order 2).
 
+    Raises:
+      ValueError: `stages` is below 2, `order` neither 1 nor 2, or `damping` negative or not finite.
+      TypeError: one of them is not a number of its kind, or an array (traced or not).
+
     References:
       Verwer, Hundsdorfer, Sommeijer, `Convergence properties of the Runge-Kutta-Chebyshev method
       <https://doi.org/10.1007/BF01386405>`_, 1990

@@ -64,6 +64,12 @@ class ButcherTableau:
       b_embedded: a second set of weights, whose difference from `b` estimates the error, or None.
       embedded_order: the order that `b_embedded` reaches, or None.
       source: where the coefficients were published.
+
+    Raises:
+      ValueError: the method is not explicit, lengths do not match, a row sum or an order condition
+        is missed, a coefficient is not finite, an order is below 1, `b_embedded` equals `b`, or one of `b_embedded` and
+        `embedded_order` is given alone.
+      TypeError: a coefficient is not a number, or an order is not an int.
     """
 
     name: str

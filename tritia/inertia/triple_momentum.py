@@ -92,7 +92,7 @@ def triple_momentum(
         """Makes a number of L and r, or a schedule where one of the constants is."""
 
         def at(count: Any) -> Any:
-            L, mu = (_wide(value_at(x, count)) for x in (smoothness, strong_convexity))
+            L, mu = _wide(smoothness, count), _wide(strong_convexity, count)
             return formula(L, _rate(L, mu))
 
         return at if callable(smoothness) or callable(strong_convexity) else at(0)
@@ -113,10 +113,11 @@ def _rate(L: Any, mu: Any) -> Any:
     return 1 - (jnp.sqrt(ratio) if isinstance(ratio, jax.Array) else math.sqrt(ratio))
 
 
-def _wide(constant: Any) -> Any:
-    """Returns an array in float32 at least, or a Python number."""
+def _wide(constant: Any, count: Any) -> Any:
+    """Returns the constant at step `count`: an array in float32 at least, or a Python number."""
     # inject_hyperparams hands over the params' dtype, a schedule what it likes, and in bfloat16
     # r = 0.999 is 1.
-    if isinstance(constant, jax.Array):
-        return constant.astype(jnp.promote_types(constant.dtype, jnp.float32))
-    return float(constant)
+    value: Any = value_at(constant, count)
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return float(value)
