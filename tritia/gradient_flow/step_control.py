@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,8 +185,8 @@ def adaptive_runge_kutta(
             exclusive_minimum=True,
             schedule=False,
         )
-    unbounded = isinstance(max_learning_rate, numbers.Real) and max_learning_rate == math.inf
-    if not unbounded:
+    longest_allowed: Any = max_learning_rate
+    if not (isinstance(longest_allowed, numbers.Real) and longest_allowed == math.inf):
         check_number("max_learning_rate", max_learning_rate, minimum=0.0, exclusive_minimum=True)
     max_rejections = check_static_int("max_rejections", max_rejections, minimum=1)
     if preconditioner is None:

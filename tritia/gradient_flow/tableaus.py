@@ -67,8 +67,8 @@ class ButcherTableau:
 
     Raises:
       ValueError: the method is not explicit, lengths do not match, a row sum or an order condition
-        is missed, a coefficient is not finite, an order is below 1, `b_embedded` equals `b`, or one of `b_embedded` and
-        `embedded_order` is given alone.
+        is missed, a coefficient is not finite, an order is below 1, `b_embedded` equals `b`, or
+        one of `b_embedded` and `embedded_order` is given alone.
       TypeError: a coefficient is not a number, or an order is not an int.
     """
 
