@@ -53,6 +53,38 @@ TREE_WITH_GRAD_FN = dataclasses.replace(
 )
 
 
+ROWS, INPUTS, CLASSES = 12, 4, 3
+
+
+def _layers(seed: int = 0, dtype: Any = jnp.float32) -> Any:
+    keys = jax.random.split(jax.random.key(seed), 2)
+    return {
+        "layers": [
+            {
+                "kernel": jax.random.normal(key, shape, jnp.float32).astype(dtype),
+                "bias": jnp.zeros(shape[1], dtype),
+            }
+            for key, shape in zip(keys, ((INPUTS, 6), (6, CLASSES)), strict=True)
+        ]
+    }
+
+
+def _examples(params: Any) -> dict[str, Any]:
+    rows = jax.random.normal(jax.random.key(7), (ROWS, INPUTS), jnp.float32)
+    return {"inputs": rows, "targets": jnp.arange(ROWS) % CLASSES}
+
+
+# What inject_hyperparams would take for numbers to tune.
+TIAM_STATIC = {"activation_steps": 5, "safeguard": True, "scale_mu": True}
+LAYERS = Problem(
+    params=_layers,
+    gradient=lambda params: jax.tree.map(jnp.zeros_like, params),
+    extra=_examples,
+    any_tree=False,
+    missing="inputs",
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One transform and what is to be known to put it through the battery."""
@@ -223,5 +255,43 @@ CASES = [
             ({"strong_convexity": 9.0}, ValueError, "strong_convexity"),
             BAD_DTYPE,
         ),
+    ),
+    *(
+        Case(
+            name,
+            factory,
+            numbers,
+            {"num_examples": ROWS, **TIAM_STATIC, **static},
+            problem=LAYERS,
+            bad=(
+                ({"num_examples": 0}, ValueError, "num_examples"),
+                ({"coupling": "soft"}, ValueError, "coupling"),
+                ({"sweep": "sideways"}, ValueError, "sweep"),
+                ({"loss": "hinge"}, ValueError, "loss"),
+                ({"rho": 0.0}, ValueError, "rho"),
+                ({"mu": -1.0}, ValueError, "mu"),
+            ),
+            complex_params=False,
+            masked=False,
+        )
+        for name, factory, numbers, static in (
+            (
+                "tiam",
+                tritia.tiam,
+                {"rho": 3e-3, "gamma": 3e-3, "mu": 12.0, "penalty_growth": 2.0, "tau": 1e-3},
+                {},
+            ),
+            (
+                "tiam_inequality",
+                tritia.tiam,
+                {"eps": 0.3, "rho": 0.1},
+                {
+                    "coupling": "inequality",
+                    "sweep": "forward",
+                    "weight_step": "line_search",
+                    "inertia": tritia.Inertia(0.3, 0.3, 0.3),
+                },
+            ),
+        )
     ),
 ]

@@ -201,7 +201,7 @@ def monotone_activation(
 
 
 def preimage(
-    activation: Activation, a: jax.Array, eps: jax.typing.ArrayLike
+    activation: Activation, a: jax.Array, eps: float | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     r"""Returns the interval of z where :math:`|a - h(z)| \le \epsilon`, element by element.
 
@@ -237,8 +237,8 @@ def prox(
     a: jax.Array,
     m: jax.Array,
     start: jax.Array,
-    gamma: jax.typing.ArrayLike,
-    rho: jax.typing.ArrayLike,
+    gamma: float | jax.Array,
+    rho: float | jax.Array,
     *,
     iterations: int = 12,
 ) -> jax.Array:

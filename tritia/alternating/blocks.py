@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from tritia.alternating.rows import Rows, Spectrum, gram
 
-Number = jax.typing.ArrayLike
+Number = float | jax.Array
 
 
 class Layer(NamedTuple):
@@ -100,8 +100,10 @@ def weights_exact(
         tau = tau + _rounding(rho * jnp.sum(values))
         lam = mu + tau
 
-        def solve(right):
+        def solve_spectral(right: jax.Array) -> jax.Array:
             return vectors @ ((vectors.T @ right) / (rho * values + lam)[:, None])
+
+        solve = solve_spectral
     else:
         matrix = gram(a, rows, centred, by_rows)
         tau = tau + _rounding(rho * jnp.trace(matrix))
@@ -109,8 +111,10 @@ def weights_exact(
         shifted = rho * matrix + lam * jnp.eye(matrix.shape[0], dtype=c.dtype)
         factor = jax.scipy.linalg.cho_factor(shifted, lower=True)
 
-        def solve(right):
+        def solve_cholesky(right: jax.Array) -> jax.Array:
             return jax.scipy.linalg.cho_solve(factor, right)
+
+        solve = solve_cholesky
 
     if not by_rows:
         gradient = rho * (a.T @ rows.adjoint(residual, centred)) + mu * c

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from tritia.alternating.losses import LOSSES, Loss
 from tritia.alternating.rows import Rows
@@ -128,7 +129,7 @@ def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:
 
 def is_concrete(*values: Any) -> bool:
     """Whether the values can be looked at now, outside of any trace."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def check_values(inputs: Any, targets: Any, weights: Any, loss: Loss, classes: int) -> None:

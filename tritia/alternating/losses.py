@@ -129,14 +129,15 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
     """
     if not callable(value) or not (gradient is None or callable(gradient)):
         raise TypeError("value and gradient must be functions of (outputs, targets).")
-    if gradient is None:
 
-        def gradient(z, y):
-            return jax.grad(lambda z: jnp.sum(value(z, y)))(z)
+    def by_autodiff(z, y):
+        return jax.grad(lambda z: jnp.sum(value(z, y)))(z)
+
+    slope_of = by_autodiff if gradient is None else gradient
 
     def direction(z, y, g, rho):
         def row(z_row, y_row):
-            return gradient(z_row[None], y_row[None])[0]
+            return slope_of(z_row[None], y_row[None])[0]
 
         hessian = jax.vmap(jax.jacfwd(row))(z, y) + rho * jnp.eye(z.shape[-1], dtype=z.dtype)
         d = jnp.linalg.solve(hessian, g[..., None])[..., 0]
@@ -144,7 +145,7 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
         descends = slope >= 1e-3 * rho * jnp.sum(d * d, axis=-1, keepdims=True)
         return jnp.where(descends, d, g / (1 + rho))
 
-    return Loss(name, value, gradient, direction)
+    return Loss(name, value, slope_of, direction)
 
 
 def prox(
@@ -152,7 +153,7 @@ def prox(
     y: Any,
     m: jax.Array,
     start: jax.Array,
-    rho: jax.typing.ArrayLike,
+    rho: float | jax.Array,
     *,
     iterations: int = 40,
 ) -> jax.Array:

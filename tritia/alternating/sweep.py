@@ -479,6 +479,7 @@ def _correct_layer(stepped: Layer, current: Layer, weights: Inertia, biases: Ine
         fit = triple.correct(stepped.fit, current.fit, weights.correct)
         return Layer(kernel, None, fit)
     bias = triple.correct(stepped.bias, current.bias, biases.correct)
+    assert current.bias is not None
     product = triple.correct(
         stepped.fit - stepped.bias, current.fit - current.bias, weights.correct
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from tritia._arguments import (
     check_choice,
     check_number,
     check_static_int,
+    static_message,
     value_at,
 )
 from tritia.alternating import examples as ex, sweep as core
@@ -141,7 +142,9 @@ def tiam(
     starts z and a from a forward pass and takes the eigendecomposition of the first layer's Gram
     matrix, of the size min(num_examples, inputs); under `jax.vmap` over states that is done at
     every update, because a batched condition runs both branches. `optax.chain(tritia.tiam(...),
-    optax.scale(0.9))` damps it; put it first in a chain, where `updates` may be None.
+    optax.scale(0.9))` damps it; put it first in a chain, where `updates` may be None. Under
+    `optax.inject_hyperparams` name num_examples, activation_steps, safeguard and scale_mu in
+    static_args.
 
     Args:
       num_examples: n, the rows of inputs and targets; static.
@@ -171,7 +174,8 @@ def tiam(
       safeguard: whether an accelerated block that raises the objective is replaced by the plain
         one, and by the old one where even that raises it. With constant numbers the objective then
         never rises beyond rounding. Rows (elements, in hidden pre-activations) are judged one by
-      one. scale_mu: whether the weight decay is relative; static.
+        one.
+      scale_mu: whether the weight decay is relative; static.
       activation_steps: projected gradient steps of an activation block; coupling "inequality".
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
         order of their paths.
@@ -232,6 +236,8 @@ def tiam(
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
     for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
+        if isinstance(value, jax.Array):
+            raise TypeError(static_message(name, value))
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
@@ -306,7 +312,7 @@ def tiam(
 
     def update_fn(
         updates: Any,
-        state: TiamState,
+        state: Any,
         params: optax.Params | None = None,
         *,
         inputs: Any = None,
@@ -370,7 +376,7 @@ def tiam(
         )
         displacement = like_params(network, params, moved, moved_biases)
         next_state = TiamState(
-            count=optax.safe_increment(state.count),
+            count=cast(jax.Array, optax.safe_increment(state.count)),
             pre_activations=tuple(shard(z) for z in new.pre_activations),
             activations=tuple(shard(a) for a in new.activations),
             displacement=displacement if keeps_kernels else (),
