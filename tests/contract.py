@@ -99,6 +99,7 @@ class Case:
     complex_params: bool = True
     masked: bool = True  # works inside optax.masked and optax.partition; if not, it must say so
     multi_steps: bool = True  # works inside optax.MultiSteps
+    keeps_shardings: bool = True  # by itself; if not, where jit is told the state's shardings
     wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
 
     def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
@@ -193,7 +194,13 @@ CASES = [
         )
     ),
     *(
-        Case(f"{name}_transparent", factory, RATE, {"mode": "transparent", **static})
+        Case(
+            f"{name}_transparent",
+            factory,
+            RATE,
+            {"mode": "transparent", **static},
+            wide_memory=False,  # between steps it keeps nothing
+        )
         for name, factory, static in (
             ("midpoint", tritia.midpoint, {}),
             ("heun", tritia.heun, {}),
@@ -273,6 +280,7 @@ CASES = [
             ),
             complex_params=False,
             masked=False,
+            keeps_shardings=False,  # z and a are no copies of params: the compiler lays them out
         )
         for name, factory, numbers, static in (
             (

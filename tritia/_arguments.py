@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -72,7 +71,10 @@ def check_number(
         return
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be {kinds}; got {value!r} of type {type(value).__name__}.")
-    number = float(value) if abs(value) <= sys.float_info.max else math.inf
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond every float
+        number = math.inf
     too_low = number < minimum or (exclusive_minimum and number == minimum)
     too_high = number > maximum or (exclusive_maximum and number == maximum)
     if not math.isfinite(number) or too_low or too_high:

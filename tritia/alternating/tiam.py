@@ -180,7 +180,8 @@ def tiam(
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
         order of their paths.
       row_sharding: the `jax.sharding.Sharding` of arrays (n, width) whose rows are spread over
-        devices; z and a are placed by it and no n x n system is formed. None for one device.
+        devices; z and a are placed by it and no n x n system is formed. None leaves where z and a
+        are to the compiler.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, inputs=,
