@@ -275,40 +275,11 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
     }
 
 
-def _alternating_optimizers() -> dict[str, Optimizer]:
-    """Layer-wise alternating minimisation on all rows at once, with its defaults: nothing tuned."""
-
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
-        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
-        return tritia.tiam(num_examples=problem.rows, loss=loss)
-
-    def diagnostics(state: Any) -> Mapping[str, jax.Array]:
-        report = tritia.diagnostics(state)
-        return {
-            "objective": report.objective,
-            "coupling_residual": report.coupling_residual.max(initial=0.0),
-            "rejected_weights": report.rejected.weights.mean(),
-            "step_norm": report.step_norms.max(),
-        }
-
-    return {
-        "tiam": Optimizer(
-            "tritia.tiam(num_examples)",
-            build,
-            None,
-            extra="examples",
-            full_batch=True,
-            diagnostics=diagnostics,
-        )
-    }
-
-
 OPTIMIZERS: dict[str, Optimizer] = {
     **_optax_optimizers(),
     **_multistep_optimizers(),
     **_runge_kutta_optimizers(),
     **_inertial_optimizers(),
-    **_alternating_optimizers(),
 }
 """Every optimizer by its name on the command line."""
 
