@@ -289,17 +289,6 @@ CASES = [
                 {"rho": 3e-3, "gamma": 3e-3, "mu": 12.0, "penalty_growth": 2.0, "tau": 1e-3},
                 {},
             ),
-            (
-                "tiam_inequality",
-                tritia.tiam,
-                {"eps": 0.3, "rho": 0.1},
-                {
-                    "coupling": "inequality",
-                    "sweep": "forward",
-                    "weight_step": "line_search",
-                    "inertia": tritia.Inertia(0.3, 0.3, 0.3),
-                },
-            ),
         )
     ),
 ]
