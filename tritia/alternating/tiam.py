@@ -123,11 +123,11 @@ def tiam(
     exactly has no e, and a c only through its proximal term `tau`; the correction p_3 always acts,
     and it is what the defaults use.
 
-    **When to use it.** When the examples fit in memory and are few and wide, or when there is no
-    time to tune a learning rate: it needs 5 to 50 updates. On tables it is level with a tuned Adam.
-    With many examples (MNIST) mini-batches of Adam are faster and better. Coupling "inequality" is
-    the published methods'; it freezes the hidden layers as eps falls, which costs accuracy on some
-    data (digits); "penalty" with a backward sweep does not.
+    **When to use it.** When the examples fit in memory and are few and wide, and there is no time to
+    tune a learning rate: it takes 5 to 50 updates. This is a first version: its defaults were
+    chosen on digits and Cora from a few seeds, it is expected to lose to mini-batches of Adam where
+    examples are many, and training several seeds under `vmap` can be very slow from about a
+    thousand rows on.
 
     **Penalties.** Only ratios of penalties matter much. From the output down, rho and gamma fall by
     `penalty_growth` a layer, :math:`\rho_l = \rho \, q^{l-L}`,
