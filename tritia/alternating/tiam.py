@@ -123,8 +123,8 @@ def tiam(
     exactly has no e, and a c only through its proximal term `tau`; the correction p_3 always acts,
     and it is what the defaults use.
 
-    **When to use it.** When the examples fit in memory and are few and wide, and there is no time to
-    tune a learning rate: it takes 5 to 50 updates. This is a first version: its defaults were
+    **When to use it.** When the examples fit in memory and are few and wide, and there is no time
+    to tune a learning rate: it takes 5 to 50 updates. This is a first version: its defaults were
     chosen on digits and Cora from a few seeds, it is expected to lose to mini-batches of Adam where
     examples are many, and training several seeds under `vmap` can be very slow from about a
     thousand rows on.
