@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from tritia.alternating.rows import Rows, Spectrum, gram
+from tritia.alternating.spd import spd_inverse
 
 Number = float | jax.Array
 
@@ -109,10 +110,10 @@ def weights_exact(
         tau = tau + _rounding(rho * jnp.trace(matrix))
         lam = mu + tau
         shifted = rho * matrix + lam * jnp.eye(matrix.shape[0], dtype=c.dtype)
-        factor = jax.scipy.linalg.cho_factor(shifted, lower=True)
+        inverse = spd_inverse(shifted)
 
         def solve_cholesky(right: jax.Array) -> jax.Array:
-            return jax.scipy.linalg.cho_solve(factor, right)
+            return inverse @ right
 
         solve = solve_cholesky
 
@@ -322,10 +323,10 @@ def activation_penalty(
     matrix = kernel.T @ kernel if narrows else kernel @ kernel.T
     shift = gamma / rho + jnp.finfo(h.dtype).eps * jnp.trace(matrix)
     matrix = matrix + shift * jnp.eye(matrix.shape[0], dtype=h.dtype)
-    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
+    inverse = spd_inverse(matrix)
     if narrows:
-        return h + jax.scipy.linalg.cho_solve(factor, residual.T).T @ kernel.T
-    return h + jax.scipy.linalg.cho_solve(factor, kernel @ residual.T).T
+        return h + residual @ (inverse @ kernel.T)
+    return h + residual @ (kernel.T @ inverse)
 
 
 def activation_box(

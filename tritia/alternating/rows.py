@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tritia.alternating.spd import eigh
+
 
 class Rows(NamedTuple):
     """How the rows of a batch count.
@@ -86,5 +88,5 @@ def gram(a: jax.Array, rows: Rows, centred: bool, by_rows: bool) -> jax.Array:
 
 def spectrum(a: jax.Array, rows: Rows, centred: bool, by_rows: bool) -> Spectrum:
     """Returns the eigendecomposition of `gram(a, rows, centred, by_rows)`."""
-    values, vectors = jnp.linalg.eigh(gram(a, rows, centred, by_rows))
+    values, vectors = eigh(gram(a, rows, centred, by_rows))
     return Spectrum(jnp.maximum(values, 0), vectors, rows.mean(a))

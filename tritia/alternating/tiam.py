@@ -17,6 +17,7 @@ from tritia._arguments import (
     static_message,
     value_at,
 )
+from tritia._batching import lockstep_cond
 from tritia.alternating import examples as ex, sweep as core
 from tritia.alternating.activations import ACTIVATIONS, Activation
 from tritia.alternating.diagnostics import Diagnostics
@@ -140,8 +141,7 @@ def tiam(
     **In a loop.** Pass the data as arguments of the jitted function (data closed over is folded
     into the compilation, slowly), the same data in the same order at every update. The first update
     starts z and a from a forward pass and takes the eigendecomposition of the first layer's Gram
-    matrix, of the size min(num_examples, inputs); under `jax.vmap` over states that is done at
-    every update, because a batched condition runs both branches. `optax.chain(tritia.tiam(...),
+    matrix, of the size min(num_examples, inputs). `optax.chain(tritia.tiam(...),
     optax.scale(0.9))` damps it; put it first in a chain, where `updates` may be None. Under
     `optax.inject_hyperparams` name num_examples, activation_steps, safeguard and scale_mu in
     static_args.
@@ -406,10 +406,13 @@ def _prepare(
     changed |= state.diagnostics.inputs_changed
     spectral = None
     if state.spectrum != ():
-        spectral = jax.lax.cond(
+        spectral = lockstep_cond(
             first,
-            lambda: spectrum(examples.inputs, examples.rows, centred, method.by_rows[0]),
-            lambda: state.spectrum,
+            lambda inputs, rows, kept: spectrum(inputs, rows, centred, method.by_rows[0]),
+            lambda inputs, rows, kept: kept,
+            examples.inputs,
+            examples.rows,
+            state.spectrum,
         )
     data = core.Data(examples.inputs, examples.targets, examples.rows, spectral)
     return data, jnp.where(first, marks, state.fingerprint), changed
@@ -426,11 +429,14 @@ def _start(
     """Returns the blocks to start the sweep from, a forward pass at first, and a_0 W_1 + b_1."""
     first_fit = core.blocks.fit(inputs, kernels[0], biases[0])
 
-    def forward():
+    def forward(inputs, kernels, biases, first_fit, kept):
         passed = core.forward(method, inputs, kernels, biases, first_fit)
         return passed.pre_activations, passed.activations
 
-    z, a = jax.lax.cond(first, forward, lambda: (state.pre_activations, state.activations))
+    kept = (state.pre_activations, state.activations)
+    z, a = lockstep_cond(
+        first, forward, lambda *operands: operands[-1], inputs, kernels, biases, first_fit, kept
+    )
     return core.Variables(kernels, biases, z, a), first_fit
 
 
