@@ -40,7 +40,7 @@ def convert(
     targets: Any,
     weights: Any,
     *,
-    num_examples: int,
+    num_examples: int | None,
     sizes: tuple[int, ...],
     loss: Loss,
     dtype: Any,
@@ -52,7 +52,7 @@ def convert(
       targets: (n,) class labels or (n, k) probabilities for "softmax_cross_entropy"; (n, k), or
         (n,) for k = 1, for the other losses.
       weights: (n,), >= 0, or None.
-      num_examples: n.
+      num_examples: n, or None where any number of rows will do.
       sizes: the widths of the network, inputs first.
       loss: decides what targets mean.
       dtype: the solver's dtype.
@@ -67,9 +67,12 @@ def convert(
     shape = tuple(jnp.shape(inputs))
     if len(shape) != 2:
         raise ValueError(
-            f"inputs has shape {shape}; tiam needs rows, ({num_examples}, {sizes[0]}): reshape it."
+            f"inputs has shape {shape}; tiam needs rows,"
+            f" ({num_examples or 'rows'}, {sizes[0]}): reshape it."
         )
-    if shape[0] != num_examples:
+    if num_examples is None:
+        num_examples = shape[0]
+    elif shape[0] != num_examples:
         raise ValueError(
             f"inputs has {shape[0]} rows (shape {shape}), but the solver was made for"
             f" num_examples={num_examples}: its state belongs to those examples, all of them at"

@@ -19,9 +19,16 @@ from tritia._arguments import (
 )
 from tritia._batching import lockstep_cond
 from tritia.alternating import examples as ex, sweep as core
-from tritia.alternating.activations import ACTIVATIONS, Activation
+from tritia.alternating.activations import Activation
+from tritia.alternating.arguments import (
+    activation_of_each,
+    is_placeholder,
+    resolve_activations,
+    resolve_loss,
+    solver_dtype,
+)
 from tritia.alternating.diagnostics import Diagnostics
-from tritia.alternating.losses import LOSSES, Loss
+from tritia.alternating.losses import Loss
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
 from tritia.alternating.rows import Spectrum, spectrum
 from tritia.alternating.sweep import History, Inertia, Inertias, Method, Numbers, Rejected
@@ -246,14 +253,13 @@ def tiam(
         raise TypeError(
             f"row_sharding must be a jax.sharding.Sharding or None; got {row_sharding!r}."
         )
-    the_loss = _resolve_loss(loss)
-    hidden = _resolve_activations(activation, coupling)
+    the_loss = resolve_loss(loss)
+    hidden = resolve_activations(activation, invertible=coupling == "inequality")
     inertias = _resolve_inertias(inertia)
     keeps_kernels = core.needs_history(inertias.weights)
     keeps_activations = coupling == "inequality" and core.needs_history(inertias.activations)
 
     def method_for(network: Network) -> Method:
-        depth = len(network.names)
         inputs = network.sizes[:-1]
         by_rows = tuple(n < width and row_sharding is None for width in inputs)
         systems = tuple(n if flag else width for flag, width in zip(by_rows, inputs, strict=True))
@@ -263,15 +269,7 @@ def tiam(
             else ("exact" if size <= LARGEST_SYSTEM else "line_search")
             for size in systems
         )
-        if isinstance(hidden, Activation):
-            activations = (hidden,) * (depth - 1)
-        elif len(hidden) != depth - 1:
-            raise ValueError(
-                f"activation lists {len(hidden)} activations, but params has {depth} layers"
-                f" {list(network.names)}: it needs {depth - 1}, one after each layer but the last."
-            )
-        else:
-            activations = hidden
+        activations = activation_of_each(hidden, network)
         return Method(activations, the_loss, coupling, kinds, by_rows, sweep, safeguard, steps)
 
     def keeps_spectrum(method: Method) -> bool:
@@ -283,12 +281,12 @@ def tiam(
         return x if row_sharding is None else jax.lax.with_sharding_constraint(x, row_sharding)
 
     def init_fn(params: optax.Params) -> TiamState:
-        if _is_placeholder(params):
+        if is_placeholder(params):
             return _placeholder_state(params, keeps_kernels)
         network = find_layers(params, layer_order)
         method = method_for(network)
         sizes, depth = network.sizes, len(network.names)
-        dtype = _dtype(params)
+        dtype = solver_dtype(params)
 
         def zeros(widths):
             return tuple(shard(jnp.zeros((n, width), dtype)) for width in widths)
@@ -326,7 +324,7 @@ def tiam(
             raise ValueError(f"tiam needs params: call {ex.CALL}.")
         network = find_layers(params, layer_order)
         method = method_for(network)
-        dtype = _dtype(params)
+        dtype = solver_dtype(params)
         examples = ex.convert(
             inputs,
             targets,
@@ -513,12 +511,6 @@ def _no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
     )
 
 
-def _is_placeholder(params: Any) -> bool:
-    """Whether these are the leafless params that optax.tree.map_params passes to init."""
-    containers = (Mapping, Sequence, type(None))
-    return not jax.tree.leaves(params) and not isinstance(params, containers)
-
-
 def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     """Returns a state with one leaf in place of every field that is no copy of the params.
 
@@ -528,49 +520,9 @@ def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     return TiamState(**{**fields, "displacement": params if keeps_kernels else ()})
 
 
-def _dtype(params: Any) -> Any:
-    """Returns the dtype of the solver: that of the params, float32 at least."""
-    leaves = jax.tree.leaves(params)
-    return jnp.promote_types(jnp.result_type(*map(jnp.result_type, leaves)), jnp.float32)
-
-
 def _at(inertias: Inertias, count: jax.Array) -> Inertias:
     """Returns the coefficients at a step, Python numbers as they are."""
     return Inertias(*(Inertia(*(value_at(p, count) for p in kind)) for kind in inertias))
-
-
-def _resolve_loss(loss: str | Loss) -> Loss:
-    if isinstance(loss, Loss):
-        return loss
-    if not isinstance(loss, str):
-        raise TypeError(
-            f"loss must be a name ({', '.join(map(repr, LOSSES))}) or what"
-            f" tritia.alternating.smooth_loss returns; got {loss!r}."
-        )
-    check_choice("loss", loss, LOSSES)
-    return LOSSES[loss]
-
-
-def _resolve_activations(activation: Any, coupling: str) -> Activation | tuple[Activation, ...]:
-    def resolve(one: Any) -> Activation:
-        if isinstance(one, str):
-            check_choice("activation", one, ACTIVATIONS)
-            one = ACTIVATIONS[one]
-        if not isinstance(one, Activation):
-            raise TypeError(
-                "activation must be a name, what tritia.alternating.monotone_activation or"
-                f" leaky_relu returns, or a sequence of these; got {one!r}."
-            )
-        if coupling == "inequality" and one.inverse is None:
-            raise ValueError(
-                f"activation is {one.name!r}, which is not monotone: coupling='inequality' needs"
-                " its inverse; use coupling='penalty'."
-            )
-        return one
-
-    if isinstance(activation, Sequence) and not isinstance(activation, str):
-        return tuple(resolve(one) for one in activation)
-    return resolve(activation)
 
 
 def _resolve_inertias(inertia: Any) -> Inertias:

@@ -1,0 +1,97 @@
+"""What the solvers' arguments mean: activations and losses by name, and the dtype they work in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tritia._arguments import check_choice
+from tritia.alternating.activations import ACTIVATIONS, Activation
+from tritia.alternating.losses import LOSSES, Loss
+from tritia.alternating.network import Network
+
+Activations = Activation | tuple[Activation, ...]
+"""One activation for all hidden layers, or one for each."""
+
+
+def resolve_loss(loss: str | Loss) -> Loss:
+    """Returns the loss of a name, or the loss itself.
+
+    Raises:
+      ValueError: the name is unknown.
+      TypeError: neither a name nor a loss.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss must be a name ({', '.join(map(repr, LOSSES))}) or what"
+            f" tritia.alternating.smooth_loss returns; got {loss!r}."
+        )
+    check_choice("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+def resolve_activations(activation: Any, *, invertible: bool) -> Activations:
+    """Returns what `activation` says: a name, an `Activation`, or a sequence of these.
+
+    Args:
+      activation: as the user gave it.
+      invertible: whether the solver needs inverses, as coupling "inequality" does.
+
+    Raises:
+      ValueError: a name is unknown, or an inverse is needed and missing.
+      TypeError: neither names nor activations.
+    """
+
+    def resolve(one: Any) -> Activation:
+        if isinstance(one, str):
+            check_choice("activation", one, ACTIVATIONS)
+            one = ACTIVATIONS[one]
+        if not isinstance(one, Activation):
+            raise TypeError(
+                "activation must be a name, what tritia.alternating.monotone_activation or"
+                f" leaky_relu returns, or a sequence of these; got {one!r}."
+            )
+        if invertible and one.inverse is None:
+            raise ValueError(
+                f"activation is {one.name!r}, which is not monotone: coupling='inequality' needs"
+                " its inverse; use coupling='penalty'."
+            )
+        return one
+
+    if isinstance(activation, Sequence) and not isinstance(activation, str):
+        return tuple(resolve(one) for one in activation)
+    return resolve(activation)
+
+
+def activation_of_each(activations: Activations, network: Network) -> tuple[Activation, ...]:
+    """Returns one activation for each hidden layer of a network.
+
+    Raises:
+      ValueError: another number of activations than hidden layers.
+    """
+    depth = len(network.names)
+    if isinstance(activations, Activation):
+        return (activations,) * (depth - 1)
+    if len(activations) != depth - 1:
+        raise ValueError(
+            f"activation lists {len(activations)} activations, but params has {depth} layers"
+            f" {list(network.names)}: it needs {depth - 1}, one after each layer but the last."
+        )
+    return activations
+
+
+def solver_dtype(params: Any) -> Any:
+    """Returns the dtype of the solver: that of the params, float32 at least."""
+    leaves = jax.tree.leaves(params)
+    return jnp.promote_types(jnp.result_type(*map(jnp.result_type, leaves)), jnp.float32)
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether these are the leafless params that optax.tree.map_params passes to init."""
+    containers = (Mapping, Sequence, type(None))
+    return not jax.tree.leaves(params) and not isinstance(params, containers)
