@@ -3,11 +3,15 @@
 from tritia.alternating import (
     Diagnostics as Diagnostics,
     Inertia as Inertia,
+    InputGramState as InputGramState,
+    StochasticTiamState as StochasticTiamState,
     TiamState as TiamState,
     bcd as bcd,
     diagnostics as diagnostics,
     dlam as dlam,
     mdlam as mdlam,
+    scale_by_input_gram as scale_by_input_gram,
+    stochastic_tiam as stochastic_tiam,
     tiam as tiam,
 )
 from tritia.gradient_flow import (
