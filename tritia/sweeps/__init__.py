@@ -1,0 +1,24 @@
+"""Many settings and seeds of a transform as one vmapped, compiled run.
+
+* `run` trains with every setting and returns curves and the best one; `build` does so again and
+  again without compiling again;
+* `grid` and `draw` (with `uniform`, `log_uniform` and `choice`) write settings;
+* `plain_problem` and `nnx_problem` say what is trained;
+* `drive` lets an Optuna study choose the settings, a batch at a time.
+"""
+
+from tritia.sweeps.problem import (
+    Problem as Problem,
+    minibatches as minibatches,
+    nnx_problem as nnx_problem,
+    plain_problem as plain_problem,
+)
+from tritia.sweeps.runner import Halving as Halving, Result as Result, build as build, run as run
+from tritia.sweeps.space import (
+    choice as choice,
+    draw as draw,
+    grid as grid,
+    log_uniform as log_uniform,
+    uniform as uniform,
+)
+from tritia.sweeps.study import drive as drive

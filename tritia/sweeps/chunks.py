@@ -1,0 +1,95 @@
+"""What does not fit the memory at once is trained in chunks of settings and of seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bytes_of(tree: Any) -> int:
+    """Returns how many bytes the arrays (or shapes) of a tree take."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def evenly(lanes: int, settings: int, seeds: int) -> tuple[int, int]:
+    """Returns how many settings and seeds to train at once, at most `lanes` of them together.
+
+    All seeds of some settings, or some seeds of one setting, in chunks as equal as can be.
+    """
+    if lanes >= seeds:
+        wide = min(settings, lanes // seeds)
+        return math.ceil(settings / math.ceil(settings / wide)), seeds
+    return 1, math.ceil(seeds / math.ceil(seeds / lanes))
+
+
+def split(count: int, size: int) -> Iterator[np.ndarray]:
+    """Yields the positions of each chunk, the last one filled up by repeating its last position.
+
+    All chunks have one size, so that one compiled function serves them all.
+    """
+    for begin in range(0, count, size):
+        yield np.minimum(np.arange(begin, begin + size), count - 1)
+
+
+def join(pieces: Sequence[tuple[np.ndarray, Any]], axis: int) -> Any:
+    """Returns the pieces of a tree, each with its positions, as one tree without the repetitions.
+
+    More than one piece means that they didn't fit the device: they are joined in the host's memory.
+    """
+    if len(pieces) == 1:
+        return pieces[0][1]
+    host = jax.local_devices(backend="cpu")[0]
+    trimmed = []
+    for positions, tree in pieces:
+        true = len(np.unique(positions))
+        trimmed.append(
+            jax.tree.map(
+                lambda x, n=true: x[:n] if axis == 0 else x[:, :n], jax.device_put(tree, host)
+            )
+        )
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *trimmed)
+
+
+def take(tree: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+    """Returns the given settings and seeds of a tree, on the device."""
+    picked = jax.tree.map(lambda x: x[rows][:, columns], tree)
+    return jax.device_put(picked, jax.local_devices()[0])
+
+
+@contextlib.contextmanager
+def progress_bar(shown: bool, work: float) -> Iterator[Callable[[float], None]]:
+    """Shows a progress bar on standard error while it lasts, where that is a terminal.
+
+    Yields:
+      A function that adds to what is done, of `work`.
+    """
+    if not shown or importlib.util.find_spec("rich") is None:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    screen = Console(stderr=True)
+    columns = (
+        TextColumn("sweep"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("sweep", total=work)
+        yield lambda done: bar.advance(task, done)
