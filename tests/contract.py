@@ -85,6 +85,21 @@ LAYERS = Problem(
 )
 
 
+def _layer_inputs(params: Any) -> dict[str, Any]:
+    first = _examples(params)["inputs"]
+    kernel = params["layers"][0]["kernel"]
+    return {"layer_inputs": (first, jax.nn.relu(first @ kernel.astype(jnp.float32)))}
+
+
+LAYER_INPUTS = Problem(
+    params=_layers,
+    gradient=lambda params: jax.tree.map(lambda w: -0.1 * (w + 1), params),
+    extra=_layer_inputs,
+    any_tree=False,
+    missing="layer_inputs",
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One transform and what is to be known to put it through the battery."""
@@ -290,5 +305,43 @@ CASES = [
                 {},
             ),
         )
+    ),
+    Case(
+        "stochastic_tiam",
+        tritia.stochastic_tiam,
+        {"learning_rate": 0.3, "damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
+        {"max_gram": 5, "inertia": tritia.Inertia(0.5, 0.4, 0.1)},  # a diagonal and a matrix
+        problem=LAYERS,
+        bad=(
+            BAD_RATE,
+            ({"target_step": "newton"}, ValueError, "target_step"),
+            ({"loss": "hinge"}, ValueError, "loss"),
+            ({"activation": "step"}, ValueError, "activation"),
+            ({"rho": 0.0}, ValueError, "rho"),
+            ({"damping": -1.0}, ValueError, "damping"),
+            ({"decay": 1.0}, ValueError, "decay"),
+            ({"factor_period": 0}, ValueError, "factor_period"),
+            ({"max_gram": -1}, ValueError, "max_gram"),
+            ({"input_gram": jnp.ones(3)}, ValueError, "input_gram"),
+            ({"inertia": 0.9}, TypeError, "inertia"),
+        ),
+        complex_params=False,
+        masked=False,
+        keeps_shardings=False,  # Gram matrices are no copies of params
+    ),
+    Case(
+        "scale_by_input_gram",
+        tritia.scale_by_input_gram,
+        {"damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
+        {"max_gram": 5},
+        problem=LAYER_INPUTS,
+        bad=(
+            ({"damping": -1.0}, ValueError, "damping"),
+            ({"refresh_period": 0.5}, ValueError, "refresh_period"),
+            ({"max_gram": 10.5}, TypeError, "max_gram"),
+        ),
+        complex_params=False,
+        masked=False,
+        keeps_shardings=False,
     ),
 ]

@@ -170,19 +170,24 @@ def advance(
         return state.count + jnp.maximum(steps.astype(jnp.int32), 1)
 
     def refresh(decay, mass, grams, inputs, shares):
-        # Rows that all count nothing say nothing.
-        share = jnp.where(jnp.any(shares > 0), 1 - decay, 0)
-        grams = tuple(
-            gram + share * (mean_gram(a, shares, gram.ndim == 1) - gram)
-            for gram, a in zip(grams, inputs, strict=True)
+        news = tuple(
+            mean_gram(a, shares, gram.ndim == 1) for gram, a in zip(grams, inputs, strict=True)
         )
-        return mass + share * (1 - mass), grams
+        # Rows that all count nothing say nothing; NaN would never leave an average again.
+        usable = jnp.any(shares > 0)
+        for new in news:
+            usable &= jnp.all(jnp.isfinite(new))
+        share = jnp.where(usable, 1 - decay, 0)
+        grams = tuple(
+            jnp.where(usable, gram + share * (new - gram), gram)
+            for gram, new in zip(grams, news, strict=True)
+        )
+        return usable, mass + share * (1 - mass), grams
 
-    refreshing = state.count >= state.next_refresh
-    mass, grams = lockstep_cond(
-        refreshing,
+    refreshed, mass, grams = lockstep_cond(
+        state.count >= state.next_refresh,
         refresh,
-        lambda decay, mass, grams, inputs, shares: (mass, grams),
+        lambda decay, mass, grams, inputs, shares: (jnp.zeros((), bool), mass, grams),
         jnp.asarray(value_at(settings.decay, state.count), dtype),
         state.mass,
         state.grams[first:],
@@ -190,9 +195,9 @@ def advance(
         shares,
     )
     damping = jnp.asarray(value_at(settings.damping, state.count), dtype)
-    factoring = state.count >= state.next_factor
+    factored = (state.count >= state.next_factor) & (mass > 0)
     inverses = lockstep_cond(
-        factoring,
+        factored,
         lambda damping, mass, grams, kept: tuple(
             damped_inverse(gram / jnp.where(mass > 0, mass, 1), damping) for gram in grams
         ),
@@ -214,8 +219,8 @@ def advance(
         grams, inverses = (state.grams[0], *grams), (inverse, *inverses)
     return InputGramState(
         count=cast(jax.Array, optax.safe_increment(state.count)),
-        next_refresh=jnp.where(refreshing, period(settings.refresh_period), state.next_refresh),
-        next_factor=jnp.where(factoring, period(settings.factor_period), state.next_factor),
+        next_refresh=jnp.where(refreshed, period(settings.refresh_period), state.next_refresh),
+        next_factor=jnp.where(factored, period(settings.factor_period), state.next_factor),
         mass=mass,
         grams=grams,
         inverses=inverses,
