@@ -207,7 +207,7 @@ def test_an_nnx_model_is_trained():
         step(model, optimizer, X, Y)
     expected = by_hand("tanh", ("first", "b_middle", "a_last"), start, 3)
     chex.assert_trees_all_close(
-        nnx.as_pure(nnx.state(model, nnx.Param)), expected, rtol=1e-4, atol=1e-5
+        nnx.as_pure(nnx.state(model, nnx.Param)), expected, rtol=1e-3, atol=1e-4
     )
     assert bool(tritia.diagnostics(nnx.as_pure(optimizer.opt_state)).finite)
 
@@ -221,7 +221,7 @@ def test_a_linen_train_state_is_trained():
     for _ in range(3):
         state = step(state, X, Y)
     expected = by_hand("relu", ("layers_0", "layers_2"), params, 3)
-    chex.assert_trees_all_close(state.params, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(state.params, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_settings_may_be_traced():

@@ -1,4 +1,4 @@
-"""The command line: `tritia compare`.
+"""The command line: `tritia compare`, and `tritia sweep`, which is run by `tritia.sweeps`.
 
 Exit codes: 0 done; 1 something broke (the traceback is in run.log); 2 the request can't be carried
 out as it stands (one line says why); 130 interrupted with Ctrl-C (what is finished is kept).
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import tritia
 from tritia.compare.errors import UsageError
+from tritia.sweeps import options as sweep_options
 
 _EXTRA = {
     "flax": "flax",
@@ -51,18 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.subcommand is None:
         _parser().print_help()
         return 0
+    command = f"tritia {arguments.subcommand}"
     try:
         _require_extra()
+        if arguments.subcommand == "sweep":
+            from tritia.sweeps.command_line import run
+
+            return run(arguments)
         return _list() if arguments.list else _compare(arguments)
     except UsageError as error:
-        return _refuse(error)
+        return _refuse(error, command)
     except KeyboardInterrupt:
-        print("tritia compare: interrupted before anything was started", file=sys.stderr)
+        sweep = arguments.subcommand == "sweep"
+        when = "; nothing is kept" if sweep else " before anything was started"
+        print(f"{command}: interrupted{when}", file=sys.stderr)
         return 130
 
 
-def _refuse(error: UsageError) -> int:
-    print(f"tritia compare: {' '.join(str(error).split())}", file=sys.stderr)
+def _refuse(error: UsageError, command: str = "tritia compare") -> int:
+    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 
@@ -128,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the test accuracy or R^2 of 'epochs to target' (default: the data set's own)",
     )
     add("--out", metavar="DIR", type=Path, help="folder of results (default tritia-compare/NAME)")
+    sweep_options.add(commands, _count, _widths, _batch_size)
     return parser
 
 

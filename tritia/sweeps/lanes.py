@@ -36,6 +36,7 @@ class Plan(NamedTuple):
       problem: what is trained.
       batch: (key, step, data) -> batch.
       extra: from a batch to further arguments of `update`.
+      evaluation_params: from (state, params) to the params to evaluate.
       every: steps between two records.
     """
 
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     problem: Problem
     batch: Callable[[Any, Any, Any], Any]
     extra: Callable[[Any], dict[str, Any]]
+    evaluation_params: Callable[[Any, Any], Any]
     every: int
 
 
@@ -109,7 +111,9 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
         loss = jnp.mean(losses)
         if plan.problem.evaluate is None:
             return carry, (loss, loss)
-        value = plan.problem.evaluate(evaluation_params(carry), carry.rest, data)
+        value = plan.problem.evaluate(
+            plan.evaluation_params(carry.state, carry.params), carry.rest, data
+        )
         return carry, (loss, value)
 
     start_all = jax.jit(over_lanes(start, "sk"))
@@ -127,12 +131,12 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
     return Lanes(start_all, compiled, size)
 
 
-def evaluation_params(carry: Carry) -> Any:
-    """Returns the params to evaluate: the iterate, where the transform has one of its own."""
+def iterate(state: Any, params: Any) -> Any:
+    """Returns the params to evaluate: tritia's iterate, where the transform has one of its own."""
     is_wrapper = lambda node: isinstance(node, tritia.TripleInertiaState)  # noqa: E731
-    if any(map(is_wrapper, jax.tree.leaves(carry.state, is_leaf=is_wrapper))):
-        return tritia.eval_params(carry.state, carry.params)
-    return carry.params
+    if any(map(is_wrapper, jax.tree.leaves(state, is_leaf=is_wrapper))):
+        return tritia.eval_params(state, params)
+    return params
 
 
 def lane_bytes(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:

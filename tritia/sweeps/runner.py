@@ -14,7 +14,7 @@ import optax
 
 from tritia._arguments import check_static_int
 from tritia.sweeps import chunks
-from tritia.sweeps.lanes import Lanes, Plan, compile_lanes, evaluation_params, lane_bytes
+from tritia.sweeps.lanes import Lanes, Plan, compile_lanes, iterate, lane_bytes
 from tritia.sweeps.problem import Problem
 
 _MOST_RECORDS = 20
@@ -56,7 +56,7 @@ class Result(NamedTuple):
       diverged: (settings, seeds), whether a loss or a value was not finite.
       trained: (settings,), the records that the setting was trained for.
       params: those of the best setting, with a leading axis of seeds; where the transform has an
-        iterate besides its params (`tritia.eval_params`), that one.
+        iterate besides its params (`evaluation_params`), that one.
       lanes: the most settings and seeds that were trained at once.
       bytes: the memory that this took according to the compiler, data included.
     """
@@ -122,6 +122,7 @@ def build(
     steps: int,
     batch: Callable[[Any, Any, Any], Any] | None = None,
     extra: Callable[[Any], dict[str, Any]] | None = None,
+    evaluation_params: Callable[[Any, Any], Any] = iterate,
     seeds: int | Sequence[int] = 1,
     records: int | None = None,
     memory: int | None = None,
@@ -143,6 +144,9 @@ def build(
         data at every step.
       extra: from a batch to further arguments of `update`, such as `lambda batch: {"inputs":
         batch["x"], "targets": batch["y"]}` for `tritia.tiam`. `grad_fn` is always passed.
+      evaluation_params: from (state, params) to the params that are evaluated and returned, such as
+        `optax.contrib.schedule_free_eval_params`; unless given, `tritia.eval_params` where the
+        state holds such an iterate, and otherwise the params.
       seeds: how many, or which; each seed has its own initial params and batches.
       records: how many points the curves have, a divisor of `steps`; None takes the greatest up to
         20.
@@ -193,12 +197,15 @@ def build(
         problem,
         batch or (lambda key, step, data: data),
         extra or (lambda batch: {}),
+        evaluation_params,
         steps // records,
     )
     keys = jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.uint32))
     data = jax.tree.map(jnp.asarray, data)
     compiled: dict[tuple[tuple[str, ...], int, int], Lanes] = {}
-    evaluated = jax.jit(jax.vmap(jax.vmap(evaluation_params)))
+    evaluated = jax.jit(
+        jax.vmap(jax.vmap(lambda carry: evaluation_params(carry.state, carry.params)))
+    )
     sign = -1.0 if maximise else 1.0
 
     def lanes_for(names: tuple[str, ...], count: int) -> tuple[tuple[int, int], Lanes]:
