@@ -275,11 +275,46 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
     }
 
 
+def alternating(**settings: Any) -> Optimizer:
+    """Layer-wise alternating minimisation on all rows at once: no learning rate to tune.
+
+    Args:
+      **settings: arguments of `tritia.tiam` besides the number of rows and the loss.
+
+    Returns:
+      The optimizer; its diagnostics are written to the metrics.
+    """
+
+    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
+        return tritia.tiam(problem.rows, loss=loss, **{**settings, **setting})
+
+    def diagnostics(state: Any) -> Mapping[str, jax.Array]:
+        report = tritia.diagnostics(state)
+        return {
+            "objective": report.objective,
+            "coupling_residual": report.coupling_residual.max(initial=0.0),
+            "rejected_weights": report.rejected.weights.mean(),
+            "step_norm": report.step_norms.max(),
+        }
+
+    written = "".join(f", {name}={value!r}" for name, value in settings.items())
+    return Optimizer(
+        f"tritia.tiam(num_examples{written})",
+        build,
+        None,
+        extra="examples",
+        full_batch=True,
+        diagnostics=diagnostics,
+    )
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
     **_optax_optimizers(),
     **_multistep_optimizers(),
     **_runge_kutta_optimizers(),
     **_inertial_optimizers(),
+    "tiam": alternating(),
 }
 """Every optimizer by its name on the command line."""
 
