@@ -310,7 +310,8 @@ CASES = [
         "stochastic_tiam",
         tritia.stochastic_tiam,
         {"learning_rate": 0.3, "damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
-        {"max_gram": 5, "inertia": tritia.Inertia(0.5, 0.4, 0.1)},  # a diagonal and a matrix
+        # The first Gram matrix by leading eigenvectors, the second as a diagonal.
+        {"max_gram": 5, "rank": 2, "inertia": tritia.Inertia(0.5, 0.4, 0.1)},
         problem=LAYERS,
         bad=(
             BAD_RATE,

@@ -101,6 +101,28 @@ def test_a_wide_gram_matrix_is_its_diagonal():
     np.testing.assert_allclose(updates["layer1"]["bias"], scale[-1] * np.ones(3), rtol=1e-4)
 
 
+def test_leading_eigenvectors_and_a_flat_rest_are_the_whole_inverse():
+    """Inputs of 3 strong directions and 9 equally weak ones: rank 3 is exact."""
+    strengths = jnp.array([30.0, 10.0, 5.0] + 9 * [0.5])
+    basis = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (12, 12)))[0]
+    whiten = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (40, 12)))[0] * jnp.sqrt(40.0)
+    inputs = whiten * strengths @ basis
+    params = {"kernel": jax.random.normal(jax.random.key(2), (12, 2))}
+
+    def two_steps(**settings):
+        solver = tritia.scale_by_input_gram(damping=0.01, factor_period=1, **settings)
+        state = solver.init(params)
+        update = jax.jit(lambda s: solver.update(params, s, params, layer_inputs=(inputs,)))
+        return update(update(state)[1])
+
+    exact, _ = two_steps()
+    low, state = two_steps(rank=3)
+    assert state.inverses[0].vectors.shape == (12, 3)
+    np.testing.assert_allclose(low["kernel"], exact["kernel"], rtol=1e-3, atol=1e-5)
+    # Where it would not be cheaper the inverse stays whole.
+    assert tritia.scale_by_input_gram(rank=6).init(params).inverses[0].shape == (12, 12)
+
+
 def test_the_step_does_not_depend_on_the_scale_of_the_inputs():
     """Damping is relative: a layer without bias whose inputs are c times larger moves as far."""
     params = make_params(bias=False)

@@ -28,8 +28,8 @@ from tritia._arguments import (
 )
 from tritia._batching import lockstep_cond
 from tritia.alternating.arguments import is_placeholder, solver_dtype
+from tritia.alternating.damped_inverse import damped_inverse, times_columns, zero_inverse
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
-from tritia.alternating.spd import spd_inverse
 
 CALL = "updates, state = solver.update(grads, state, params, layer_inputs=(a_0, a_1, ...))"
 
@@ -43,6 +43,7 @@ class GramSettings(NamedTuple):
       refresh_period: steps from one refresh to the next.
       factor_period: steps from one factorisation to the next.
       max_gram: the widest Gram matrix that is kept whole.
+      rank: of low-rank inverses, or None for whole ones.
       input_gram: the first layer's, or None.
     """
 
@@ -51,6 +52,7 @@ class GramSettings(NamedTuple):
     refresh_period: ScalarOrSchedule
     factor_period: ScalarOrSchedule
     max_gram: int
+    rank: int | None
     input_gram: jax.Array | None
 
 
@@ -65,7 +67,8 @@ class InputGramState(NamedTuple):
         them, (): the averages are divided by it.
       grams: for each layer the running average of :math:`a^T a / n`: (d, d), or its diagonal, (d,),
         where d is above `max_gram`; d counts the column of ones.
-      inverses: for each layer :math:`(G + \lambda I)^{-1}`, in the same shapes.
+      inverses: for each layer :math:`(G + \lambda I)^{-1}`: (d, d), (d,), or by leading
+        eigenvectors, a `tritia.alternating.damped_inverse.LowRank`.
     """
 
     count: jax.Array
@@ -83,6 +86,7 @@ def check_settings(
     refresh_period: Any,
     factor_period: Any,
     max_gram: Any,
+    rank: Any,
     input_gram: Any,
 ) -> GramSettings:
     """Checks the arguments that say how Gram matrices are kept.
@@ -96,6 +100,7 @@ def check_settings(
     for name, period in (("refresh_period", refresh_period), ("factor_period", factor_period)):
         check_number(name, period, minimum=1)
     largest = check_static_int("max_gram", max_gram, minimum=0)
+    rank = None if rank is None else check_static_int("rank", rank, minimum=1)
     if input_gram is not None:
         shape = tuple(jnp.shape(input_gram))
         if len(shape) != 2 or shape[0] != shape[1]:
@@ -103,7 +108,7 @@ def check_settings(
                 f"input_gram has shape {shape}; it must be a square matrix, a^T a / n of all"
                 " inputs a with a column of ones last where the first layer has a bias."
             )
-    return GramSettings(damping, decay, refresh_period, factor_period, largest, input_gram)
+    return GramSettings(damping, decay, refresh_period, factor_period, largest, rank, input_gram)
 
 
 def widths(network: Network) -> tuple[int, ...]:
@@ -146,7 +151,10 @@ def start(settings: GramSettings, sizes: Sequence[int], dtype: Any) -> InputGram
         next_factor=jnp.zeros((), jnp.int32),
         mass=jnp.zeros((), dtype),
         grams=tuple(grams),
-        inverses=tuple(zeros(size) for size in sizes),
+        inverses=tuple(
+            zero_inverse(size, dtype, diagonal=size > settings.max_gram, rank=settings.rank)
+            for size in sizes
+        ),
     )
 
 
@@ -199,7 +207,8 @@ def advance(
     inverses = lockstep_cond(
         factored,
         lambda damping, mass, grams, kept: tuple(
-            damped_inverse(gram / jnp.where(mass > 0, mass, 1), damping) for gram in grams
+            damped_inverse(gram / jnp.where(mass > 0, mass, 1), damping, last)
+            for gram, last in zip(grams, kept, strict=True)
         ),
         lambda damping, mass, grams, kept: kept,
         damping,
@@ -210,7 +219,7 @@ def advance(
     if known:
         inverse = lockstep_cond(
             state.count == 0,
-            lambda damping, gram, kept: damped_inverse(gram, damping),
+            lambda damping, gram, kept: damped_inverse(gram, damping, kept),
             lambda damping, gram, kept: kept,
             damping,
             state.grams[0],
@@ -241,28 +250,6 @@ def mean_gram(a: jax.Array, shares: jax.Array, diagonal: bool) -> jax.Array:
     return jnp.sum(weighted * a, axis=0) if diagonal else weighted.T @ a
 
 
-def damped_inverse(gram: jax.Array, damping: jax.Array) -> jax.Array:
-    """Returns the inverse of G + damping * mean(diag G) I, or that of its diagonal.
-
-    A proximal term as small as rounding keeps the inverse finite for any rank and any damping; a
-    Gram matrix of zeros has the inverse 0.
-    """
-    diagonal = gram if gram.ndim == 1 else jnp.diagonal(gram)
-    mean = jnp.mean(diagonal)
-    shift = (damping + diagonal.size * jnp.finfo(gram.dtype).eps) * mean
-    positive = mean > 0
-    if gram.ndim == 1:
-        return jnp.where(positive, 1 / jnp.where(positive, gram + shift, 1), 0)
-    identity = jnp.eye(diagonal.size, dtype=gram.dtype)
-    inverse = spd_inverse(jnp.where(positive, gram + shift * identity, identity))
-    return jnp.where(positive, inverse, 0)
-
-
-def precondition(inverse: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Returns the inverse times a matrix of d rows."""
-    return inverse[:, None] * gradient if inverse.ndim == 1 else inverse @ gradient
-
-
 def scale_by_input_gram(
     *,
     damping: ScalarOrSchedule = 0.1,
@@ -270,6 +257,7 @@ def scale_by_input_gram(
     refresh_period: ScalarOrSchedule = 10,
     factor_period: ScalarOrSchedule = 100,
     max_gram: int = 1024,
+    rank: int | None = None,
     input_gram: jax.Array | None = None,
     layer_order: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -303,6 +291,9 @@ def scale_by_input_gram(
       factor_period: steps between two inversions of G, >= 1, each of O(d^3). The first step
         inverts.
       max_gram: the largest d for which the whole G is kept; its diagonal alone above; static.
+      rank: None inverts G as a whole; an int r keeps its r leading eigenvectors, one subspace
+        iteration at each inversion, and the mean of what is left, where that is cheaper: where
+        2 r < d; static.
       input_gram: the first layer's G where it is known, such as that of the whole data, (d, d);
         inverted once. None averages it like the others.
       layer_order: the paths of the layers, such as ("encoder", "decoder"), in the order of
@@ -348,6 +339,7 @@ def scale_by_input_gram(
         refresh_period=refresh_period,
         factor_period=factor_period,
         max_gram=max_gram,
+        rank=rank,
         input_gram=input_gram,
     )
 
@@ -372,7 +364,7 @@ def scale_by_input_gram(
         state = advance(settings, state, inputs, shares)
         kernels, biases = layers_of(network, updates, dtype)
         scaled = [
-            split(precondition(inverse, joined(kernel, bias)), bias is not None)
+            split(times_columns(inverse, joined(kernel, bias)), bias is not None)
             for inverse, kernel, bias in zip(state.inverses, kernels, biases, strict=True)
         ]
         new = like_params(network, updates, *zip(*scaled, strict=True))

@@ -19,6 +19,7 @@ from tritia.alternating.arguments import (
     resolve_loss,
     solver_dtype,
 )
+from tritia.alternating.damped_inverse import times_columns, times_rows
 from tritia.alternating.input_gram import InputGramState
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import find_layers, layers_of, like_params
@@ -53,6 +54,7 @@ def stochastic_tiam(
     refresh_period: ScalarOrSchedule = 10,
     factor_period: ScalarOrSchedule = 100,
     max_gram: int = 1024,
+    rank: int | None = None,
     input_gram: jax.Array | None = None,
     inertia: Inertia | None = Inertia(),  # noqa: B008
     layer_order: Sequence[str] | None = None,
@@ -111,6 +113,8 @@ def stochastic_tiam(
       refresh_period: steps between two refreshes of G, >= 1; a number or a schedule.
       factor_period: steps between two inversions of G, >= 1; a number or a schedule.
       max_gram: the largest d for which the whole G is kept; its diagonal alone above; static.
+      rank: None inverts G as a whole; an int r keeps its r leading eigenvectors and the mean of
+        what is left, where that is cheaper: where 2 r < d; static.
       input_gram: the first layer's G where it is known, (d, d) with the row of the bias last, such
         as that of all training rows; inverted once. None averages it like the others.
       inertia: the coefficients p_1, p_2 and p_3, numbers or schedules; None leaves the wrapper and
@@ -176,6 +180,7 @@ def stochastic_tiam(
         refresh_period=refresh_period,
         factor_period=factor_period,
         max_gram=max_gram,
+        rank=rank,
         input_gram=input_gram,
     )
     the_loss = resolve_loss(loss)
@@ -260,8 +265,8 @@ def _weight_step(inverse: jax.Array, a: jax.Array, moves: jax.Array) -> jax.Arra
     """Returns inverse a^T moves, (d, k), multiplied in the cheaper order."""
     rows, outputs = moves.shape
     if rows < outputs:
-        return grams.precondition(inverse, a.T) @ moves
-    return grams.precondition(inverse, a.T @ moves)
+        return times_rows(inverse, a).T @ moves
+    return times_columns(inverse, a.T @ moves)
 
 
 def _check_inertia(inertia: Any) -> None:
