@@ -7,16 +7,14 @@ from tritia.alternating.activations import (
     monotone_activation as monotone_activation,
 )
 from tritia.alternating.diagnostics import Diagnostics as Diagnostics, diagnostics as diagnostics
-from tritia.alternating.input_gram import (
-    InputGramState as InputGramState,
-    scale_by_input_gram as scale_by_input_gram,
-)
+from tritia.alternating.input_gram import scale_by_input_gram as scale_by_input_gram
 from tritia.alternating.losses import (
     LOSSES as LOSSES,
     Loss as Loss,
     smooth_loss as smooth_loss,
 )
 from tritia.alternating.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
+from tritia.alternating.running_gram import InputGramState as InputGramState
 from tritia.alternating.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,

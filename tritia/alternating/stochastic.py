@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_choice, check_number, value_at
-from tritia.alternating import examples as ex, input_gram as grams, targets as block_targets
+from tritia.alternating import examples as ex, running_gram as grams, targets as block_targets
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
     activation_of_each,
@@ -20,9 +20,9 @@ from tritia.alternating.arguments import (
     solver_dtype,
 )
 from tritia.alternating.damped_inverse import times_columns, times_rows
-from tritia.alternating.input_gram import InputGramState
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import find_layers, layers_of, like_params
+from tritia.alternating.running_gram import InputGramState
 from tritia.alternating.sweep import Inertia
 from tritia.inertia import triple_inertia
 

@@ -309,12 +309,37 @@ def alternating(**settings: Any) -> Optimizer:
     )
 
 
+def stochastic_alternating(**settings: Any) -> Optimizer:
+    """Layer-wise alternating minimisation on minibatches, with inertia.
+
+    Args:
+      **settings: arguments of `tritia.stochastic_tiam` besides the learning rate and the loss.
+
+    Returns:
+      The optimizer; the iterate of its inertia is what is evaluated.
+    """
+
+    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
+        return tritia.stochastic_tiam(loss=loss, **{**settings, **setting})
+
+    written = "".join(f", {name}={value!r}" for name, value in settings.items())
+    return Optimizer(
+        f"tritia.stochastic_tiam(learning_rate{written})",
+        build,
+        0.3,
+        extra="examples",
+        evaluation_params=tritia.eval_params,
+    )
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
     **_optax_optimizers(),
     **_multistep_optimizers(),
     **_runge_kutta_optimizers(),
     **_inertial_optimizers(),
     "tiam": alternating(),
+    "stochastic_tiam": stochastic_alternating(),
 }
 """Every optimizer by its name on the command line."""
 
