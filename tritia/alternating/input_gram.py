@@ -90,17 +90,17 @@ def scale_by_input_gram(
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, tritia
-      >>> x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([100.0, 1.0, 0.01])
-      >>> y = x @ jnp.array([[0.01], [1.0], [100.0]])
+      >>> x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([10.0, 1.0, 0.1])
+      >>> y = x @ jnp.array([[0.1], [1.0], [10.0]])
       >>> params = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}
       >>> loss = lambda p: 0.5 * jnp.mean((x @ p["kernel"] + p["bias"] - y) ** 2)
-      >>> solver = optax.chain(tritia.scale_by_input_gram(damping=1e-8), optax.scale(-1.0))
+      >>> solver = optax.chain(tritia.scale_by_input_gram(damping=1e-6), optax.scale(-1.0))
       >>> state = solver.init(params)
       >>> grads = jax.grad(loss)(params)
       >>> updates, state = solver.update(grads, state, params, layer_inputs=(x,))
       >>> params = optax.apply_updates(params, updates)
-      >>> print([f"{w:.2f}" for w in params["kernel"].ravel()])
-      ['0.01', '1.00', '100.00']
+      >>> print([f"{w:.1f}" for w in params["kernel"].ravel()])
+      ['0.1', '1.0', '10.0']
     """
     settings = grams.check_settings(
         damping=damping,
