@@ -151,7 +151,8 @@ def build(
       records: how many points the curves have, a divisor of `steps`; None takes the greatest up to
         20.
       memory: bytes that the lanes trained at once, with the data, may take by the compiler's
-        count; what does not fit waits for its turn. None trains all at once.
+        count; what does not fit waits for its turn. None trains all at once. Other widths round
+        otherwise, which a run at the edge of divergence amplifies.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
