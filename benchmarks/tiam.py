@@ -20,7 +20,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,10 @@ def load(name: str, folders: Mapping[str, Path | None]) -> datasets.Dataset | No
     return datasets.DATASETS[name](folders.get(name))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a Markdown table."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a Markdown table, each row as it comes."""
     print("|", " | ".join(head), "|")
-    print("|", " | ".join("---" for _ in head), "|")
+    print("|", " | ".join("---" for _ in head), "|", flush=True)
     for row in rows:
         print("|", " | ".join(row), "|", flush=True)
     print()
@@ -77,17 +77,21 @@ def curves(
 def show_defaults(folders: Mapping[str, Path | None], seeds: int) -> None:
     """Default settings over data sets and depths."""
     print(f"Default settings, {HIDDEN} units a hidden layer, mean of {seeds} seeds (least).\n")
-    rows = []
-    for name, depth in itertools.product((*SMALL, "cora"), (2, 3, 6, 10)):
-        data = load(name, folders)
-        if data is None:
-            continue
-        found = curves(data, depth, alternating(), 50, seeds)
-        test = found.test_metric
-        cells = [f"{test[:, at].mean():.3f} ({test[:, at].min():.3f})" for at in (4, 10, 20, 50)]
-        rows.append([name, str(depth), *cells, f"{found.training_metric[:, 50].mean():.3f}"])
+
+    def rows() -> Iterator[list[str]]:
+        for name, depth in itertools.product((*SMALL, "cora"), (2, 3, 6, 10)):
+            data = load(name, folders)
+            if data is None:
+                continue
+            found = curves(data, depth, alternating(), 50, seeds)
+            test = found.test_metric
+            cells = [
+                f"{test[:, at].mean():.3f} ({test[:, at].min():.3f})" for at in (4, 10, 20, 50)
+            ]
+            yield [name, str(depth), *cells, f"{found.training_metric[:, 50].mean():.3f}"]
+
     head = ["data", "layers", *(f"test after {at}" for at in (4, 10, 20, 50)), "train after 50"]
-    table(head, rows)
+    table(head, rows())
 
 
 def show_choice(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -95,17 +99,19 @@ def show_choice(folders: Mapping[str, Path | None], seeds: int) -> None:
     names = [name for name in (*SMALL, "cora") if load(name, folders) is not None]
     problems = [(name, depth) for name in names for depth in (3, 10)]
     head = ["setting", *(f"{name}, {depth}" for name, depth in problems)]
-    rows = []
-    for label, settings in CHOICES.items():
-        cells = []
-        for name, depth in problems:
-            data = load(name, folders)
-            assert data is not None
-            test = curves(data, depth, alternating(**settings), 50, seeds).test_metric
-            cells.append(f"{test[:, 10].mean():.3f} / {test[:, 50].mean():.3f}")
-        rows.append([label, *cells])
+
+    def rows() -> Iterator[list[str]]:
+        for label, settings in CHOICES.items():
+            cells = []
+            for name, depth in problems:
+                data = load(name, folders)
+                assert data is not None
+                test = curves(data, depth, alternating(**settings), 50, seeds).test_metric
+                cells.append(f"{test[:, 10].mean():.3f} / {test[:, 50].mean():.3f}")
+            yield [label, *cells]
+
     print(f"Test metric after 10 / 50 iterations, mean of {seeds} seeds.\n")
-    table(head, rows)
+    table(head, rows())
 
 
 def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -125,18 +131,20 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
         "inertia": tritia.Inertia(0.3, 0.3, 0.3),
     }
     marks = (5, 10, 15, 20, 50)
-    rows = []
-    for label, settings in (
-        ("defaults", {}),
-        ("inequality, forward, exact, (0.3, 0.3, 0.3)", paper),
-        ("the same, backtracking", {**paper, "weight_step": "backtracking"}),
-    ):
-        test = curves(data, 3, alternating(**settings), 50, seeds).test_metric
-        rows.append(
-            [label, *(f"{test[:, at].mean():.3f} ± {test[:, at].std():.3f}" for at in marks)]
-        )
+
+    def rows() -> Iterator[list[str]]:
+        for label, settings in (
+            ("defaults", {}),
+            ("inequality, forward, exact, (0.3, 0.3, 0.3)", paper),
+            ("the same, backtracking", {**paper, "weight_step": "backtracking"}),
+        ):
+            test = curves(data, 3, alternating(**settings), 50, seeds).test_metric
+            yield (
+                [label, *(f"{test[:, at].mean():.3f} ± {test[:, at].std():.3f}" for at in marks)]
+            )
+
     print(f"Cora, 3 layers of {HIDDEN}: test accuracy, mean and deviation of {seeds} seeds.\n")
-    table(["setting", *(f"after {at}" for at in marks)], rows)
+    table(["setting", *(f"after {at}" for at in marks)], rows())
 
 
 def show_digits(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -316,24 +324,26 @@ def show_cost(folders: Mapping[str, Path | None], seeds: int) -> None:
         "10000 rows, 784-256-256-10": ((784, 256, 256, 10), 10000),
         "2000 rows, 100, 12 layers": ((100,) * 12 + (10,), 2000),
     }
-    rows = []
-    for label, (sizes, count) in shapes.items():
-        adam = optax.adam(1e-3)
-        sides = {"adam": (adam, adam_step(adam))}
-        for kind in ("auto", "exact", "line_search", "backtracking"):
-            solver = tritia.tiam(count, weight_step=kind)
-            sides[kind] = (solver, solver_step(solver))
-        seconds = time_in_turn(sizes, count, sides, 40 if count < 5000 else 9)
-        rows.append(
-            [label, f"{1e3 * seconds['adam']:.2f}"]
-            + [
-                f"{1e3 * seconds[kind]:.2f} ({seconds[kind] / seconds['adam']:.2f})"
-                for kind in sides
-                if kind != "adam"
-            ]
-        )
+
+    def rows() -> Iterator[list[str]]:
+        for label, (sizes, count) in shapes.items():
+            adam = optax.adam(1e-3)
+            sides = {"adam": (adam, adam_step(adam))}
+            for kind in ("auto", "exact", "line_search", "backtracking"):
+                solver = tritia.tiam(count, weight_step=kind)
+                sides[kind] = (solver, solver_step(solver))
+            seconds = time_in_turn(sizes, count, sides, 40 if count < 5000 else 9)
+            yield (
+                [label, f"{1e3 * seconds['adam']:.2f}"]
+                + [
+                    f"{1e3 * seconds[kind]:.2f} ({seconds[kind] / seconds['adam']:.2f})"
+                    for kind in sides
+                    if kind != "adam"
+                ]
+            )
+
     print("Milliseconds an update, in brackets the ratio to Adam's step on all rows.\n")
-    table(["shapes", "adam", "auto", "exact", "line_search", "backtracking"], rows)
+    table(["shapes", "adam", "auto", "exact", "line_search", "backtracking"], rows())
 
 
 def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -366,34 +376,36 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
         (0.6, 0.6, 0.6),
     ]
     long = 100
-    rows = []
-    for label, (name, settings) in problems.items():
-        data = load(name, folders)
-        if data is None:
-            continue
 
-        def objectives(inertia, data=data, settings=settings):
-            optimizer = alternating(**settings, inertia=tritia.Inertia(*inertia))
-            found = curves(data, 3, optimizer, long, seeds).diagnostics["objective"][:, 1:]
-            return np.minimum.accumulate(found, axis=1)
+    def rows() -> Iterator[list[str]]:
+        for label, (name, settings) in problems.items():
+            data = load(name, folders)
+            if data is None:
+                continue
 
-        plain = objectives((0.0, 0.0, 0.0))
-        goal = plain[:, -1:]
-        best, cells = np.inf, []
-        for inertia in inertias:
-            found = objectives(inertia)
-            needed = np.where(
-                (found <= goal).any(axis=1), (found <= goal).argmax(axis=1) + 1.0, np.inf
-            )
-            share = float(np.median(needed)) / long
-            best = min(best, share)
-            cells.append(f"{share:.2f}" if np.isfinite(share) else "more")
-        rows.append([label, *cells, f"{best:.2f}"])
+            def objectives(inertia, data=data, settings=settings):
+                optimizer = alternating(**settings, inertia=tritia.Inertia(*inertia))
+                found = curves(data, 3, optimizer, long, seeds).diagnostics["objective"][:, 1:]
+                return np.minimum.accumulate(found, axis=1)
+
+            plain = objectives((0.0, 0.0, 0.0))
+            goal = plain[:, -1:]
+            best, cells = np.inf, []
+            for inertia in inertias:
+                found = objectives(inertia)
+                needed = np.where(
+                    (found <= goal).any(axis=1), (found <= goal).argmax(axis=1) + 1.0, np.inf
+                )
+                share = float(np.median(needed)) / long
+                best = min(best, share)
+                cells.append(f"{share:.2f}" if np.isfinite(share) else "more")
+            yield [label, *cells, f"{best:.2f}"]
+
     print(
         f"Share of the plain method's {long} iterations after which the objective is as low, 3"
         f" layers, median of {seeds} seeds; (predict, evaluate, correct).\n"
     )
-    table(["problem", *map(str, inertias), "best"], rows)
+    table(["problem", *map(str, inertias), "best"], rows())
 
 
 def show_scaling(folders: Mapping[str, Path | None], seeds: int) -> None:
