@@ -14,7 +14,10 @@ from tritia.alternating.losses import (
     smooth_loss as smooth_loss,
 )
 from tritia.alternating.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
-from tritia.alternating.running_gram import InputGramState as InputGramState
+from tritia.alternating.running_gram import (
+    InputGramState as InputGramState,
+    growing_period as growing_period,
+)
 from tritia.alternating.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,

@@ -14,7 +14,7 @@ from tritia.alternating import running_gram as grams
 from tritia.alternating.arguments import is_placeholder, solver_dtype
 from tritia.alternating.damped_inverse import times_columns
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
-from tritia.alternating.running_gram import InputGramState
+from tritia.alternating.running_gram import InputGramState, growing_period
 
 CALL = "updates, state = solver.update(grads, state, params, layer_inputs=(a_0, a_1, ...))"
 
@@ -23,8 +23,8 @@ def scale_by_input_gram(
     *,
     damping: ScalarOrSchedule = 0.1,
     decay: ScalarOrSchedule = 0.95,
-    refresh_period: ScalarOrSchedule = 10,
-    factor_period: ScalarOrSchedule = 100,
+    refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
+    factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
     rank: int | None = None,
     input_gram: jax.Array | None = None,
@@ -56,9 +56,10 @@ def scale_by_input_gram(
         layers of any scale. Large: plain gradients over lambda. A number or a schedule, as the next
         three.
       decay: of the running average of G at each refresh, in [0, 1); it is debiased.
-      refresh_period: steps between two refreshes of G, >= 1. The first step refreshes.
+      refresh_period: steps between two refreshes of G, >= 1. The first step refreshes. By default
+        it grows from 1 to 10, because G changes fastest at the start.
       factor_period: steps between two inversions of G, >= 1, each of O(d^3). The first step
-        inverts.
+        inverts. By default it grows from 5 to 100.
       max_gram: the largest d for which the whole G is kept; its diagonal alone above; static.
       rank: None inverts G as a whole; an int r keeps its r leading eigenvectors, one subspace
         iteration at each inversion, and the mean of what is left, where that is cheaper: where

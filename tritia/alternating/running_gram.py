@@ -76,6 +76,21 @@ class InputGramState(NamedTuple):
     inverses: Any
 
 
+def growing_period(first: int, largest: int) -> optax.Schedule:
+    """Returns the schedule of periods that is half the count, between `first` and `largest`.
+
+    Args:
+      first: the shortest period, in steps, >= 1.
+      largest: the longest, >= first.
+
+    Raises:
+      ValueError: not 1 <= first <= largest.
+    """
+    shortest = check_static_int("first", first, minimum=1)
+    longest = check_static_int("largest", largest, minimum=shortest)
+    return lambda count: jnp.clip(jnp.asarray(count) // 2, shortest, longest)
+
+
 def check_settings(
     *,
     damping: Any,

@@ -22,7 +22,7 @@ from tritia.alternating.arguments import (
 from tritia.alternating.damped_inverse import times_columns, times_rows
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import find_layers, layers_of, like_params
-from tritia.alternating.running_gram import InputGramState
+from tritia.alternating.running_gram import InputGramState, growing_period
 from tritia.alternating.sweep import Inertia
 from tritia.inertia import triple_inertia
 
@@ -51,8 +51,8 @@ def stochastic_tiam(
     rho: ScalarOrSchedule = 1.0,
     damping: ScalarOrSchedule = 0.1,
     decay: ScalarOrSchedule = 0.95,
-    refresh_period: ScalarOrSchedule = 10,
-    factor_period: ScalarOrSchedule = 100,
+    refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
+    factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
     rank: int | None = None,
     input_gram: jax.Array | None = None,
@@ -92,12 +92,13 @@ def stochastic_tiam(
 
     **In a loop.** Any minibatch will do at any update, of any number of rows; under `jax.jit` a
     batch of another shape compiles anew, so pad the last one and give its padding weight 0. An
-    epoch is one `jax.lax.scan`. It puts no gradient through, so it comes first in a chain, where
-    `updates` may be None. Weight decay comes after it,
+    epoch is one `jax.lax.scan`. It ignores `updates`, so it comes first in a chain, where
+    they may be None. Weight decay comes after it,
     `optax.chain(tritia.stochastic_tiam(0.1), optax.add_decayed_weights(-1e-4))`, and so does
     clipping where p_2 is 0; otherwise clip the block step inside the inertia:
     `tritia.triple_inertia(optax.chain(tritia.stochastic_tiam(0.1, inertia=None),
-    optax.clip_by_global_norm(1.0)), 0.9, 0.9, 0.0)`.
+    optax.clip_by_global_norm(1.0)), 0.9, 0.9, 0.0)`. Under `optax.inject_hyperparams` name
+    max_gram and rank in static_args.
 
     Args:
       learning_rate: eta > 0, a number or a schedule.
@@ -110,8 +111,10 @@ def stochastic_tiam(
         1/eta the pulls are the targets themselves.
       damping: lambda relative to the mean diagonal entry of G, >= 0; a number or a schedule.
       decay: of the running average of G at each refresh, in [0, 1); it is debiased.
-      refresh_period: steps between two refreshes of G, >= 1; a number or a schedule.
-      factor_period: steps between two inversions of G, >= 1; a number or a schedule.
+      refresh_period: steps between two refreshes of G, >= 1; a number or a schedule. By default it
+        grows from 1 to 10, because G changes fastest at the start.
+      factor_period: steps between two inversions of G, >= 1; a number or a schedule. By default it
+        grows from 5 to 100.
       max_gram: the largest d for which the whole G is kept; its diagonal alone above; static.
       rank: None inverts G as a whole; an int r keeps its r leading eigenvectors and the mean of
         what is left, where that is cheaper: where 2 r < d; static.
