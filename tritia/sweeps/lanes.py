@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -63,6 +64,12 @@ class Lanes(NamedTuple):
     bytes: int
 
 
+def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
+    """Returns what one lane starts from."""
+    params, rest = plan.problem.init(key)
+    return Carry(params, rest, plan.make_transform(setting).init(params))
+
+
 def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lanes:
     """Compiles a group.
 
@@ -81,10 +88,6 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
         inner = tuple(0 if axis in "bk" else None for axis in axes)
         outer = tuple(0 if axis in "bs" else None for axis in axes)
         return jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer)
-
-    def start(setting: Any, key: jax.Array) -> Carry:
-        params, rest = plan.problem.init(key)
-        return Carry(params, rest, plan.make_transform(setting).init(params))
 
     def advance(carry: Carry, setting: Any, key: jax.Array, first: jax.Array, data: Any) -> Any:
         solver = optax.with_extra_args_support(plan.make_transform(setting))
@@ -116,7 +119,7 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
         )
         return carry, (loss, value)
 
-    start_all = jax.jit(over_lanes(start, "sk"))
+    start_all = jax.jit(over_lanes(functools.partial(start, plan), "sk"))
     advance_all = jax.jit(over_lanes(advance, "bsk--"), donate_argnums=0)
     shape = jax.eval_shape(start_all, settings, keys)
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -141,10 +144,5 @@ def iterate(state: Any, params: Any) -> Any:
 
 def lane_bytes(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:
     """Returns how many bytes one lane takes between two steps."""
-
-    def start(setting: Any, key: jax.Array) -> Any:
-        params, rest = plan.problem.init(key)
-        return Carry(params, rest, plan.make_transform(setting).init(params))
-
     setting = dict.fromkeys(names, jax.ShapeDtypeStruct((), jnp.float32))
-    return bytes_of(jax.eval_shape(start, setting, keys[0]))
+    return bytes_of(jax.eval_shape(functools.partial(start, plan), setting, keys[0]))
