@@ -24,8 +24,8 @@ import numpy as np
 from tritia.compare import datasets, training, tuning
 from tritia.compare.optimizers import OPTIMIZERS, Optimizer
 
-BATCH_SIZES = (128, 512)
-LEARNING_RATES = {"adam": (3e-4, 1e-3, 3e-3), "stochastic_tiam": (0.3, 1.0, 3.0)}
+BATCH_SIZES = (128, 256)
+LEARNING_RATES = {"adam": (3e-4, 1e-3, 3e-3), "stochastic_tiam": (0.1, 0.3, 1.0)}
 
 
 @dataclasses.dataclass

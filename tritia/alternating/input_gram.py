@@ -21,12 +21,12 @@ CALL = "updates, state = solver.update(grads, state, params, layer_inputs=(a_0, 
 
 def scale_by_input_gram(
     *,
-    damping: ScalarOrSchedule = 0.1,
+    damping: ScalarOrSchedule = 3.0,
     decay: ScalarOrSchedule = 0.95,
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
-    rank: int | None = None,
+    rank: int | None = 64,
     input_gram: jax.Array | None = None,
     layer_order: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:

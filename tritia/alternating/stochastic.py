@@ -49,14 +49,14 @@ def stochastic_tiam(
     loss: str | Loss = "softmax_cross_entropy",
     target_step: str = "gradient",
     rho: ScalarOrSchedule = 1.0,
-    damping: ScalarOrSchedule = 0.1,
+    damping: ScalarOrSchedule = 3.0,
     decay: ScalarOrSchedule = 0.95,
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
-    rank: int | None = None,
+    rank: int | None = 64,
     input_gram: jax.Array | None = None,
-    inertia: Inertia | None = Inertia(),  # noqa: B008
+    inertia: Inertia | None = Inertia(0.9, 0.0, 0.0),  # noqa: B008
     layer_order: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Trains a multilayer perceptron by alternating minimisation on minibatches.
@@ -120,8 +120,9 @@ def stochastic_tiam(
         what is left, where that is cheaper: where 2 r < d; static.
       input_gram: the first layer's G where it is known, (d, d) with the row of the bias last, such
         as that of all training rows; inverted once. None averages it like the others.
-      inertia: the coefficients p_1, p_2 and p_3, numbers or schedules; None leaves the wrapper and
-        its memory away, for a wrapper of your own.
+      inertia: the coefficients p_1, p_2 and p_3, numbers or schedules; by default heavy ball, after
+        which anything may follow in a chain. None leaves the wrapper and its memory away, for a
+        wrapper of your own.
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
         order of their paths.
 
