@@ -334,7 +334,7 @@ CASES = [
         "scale_by_input_gram",
         tritia.scale_by_input_gram,
         {"damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
-        {"max_gram": 5},
+        {"max_gram": 5, "rank": None},
         problem=LAYER_INPUTS,
         bad=(
             ({"damping": -1.0}, ValueError, "damping"),

@@ -53,8 +53,8 @@ def zero_inverse(size: int, dtype: Any, *, diagonal: bool, rank: int | None) -> 
         return jnp.zeros((size,), dtype)
     if rank is None or 2 * rank >= size:
         return jnp.zeros((size, size), dtype)
-    # Where the first subspace iteration starts from; not zeros, and the same for every run.
-    vectors = jax.random.normal(jax.random.key(0), (size, rank), dtype)
+    # Where the first subspace iteration starts from; not zeros, the same for every run and dtype.
+    vectors = jax.random.normal(jax.random.key(0), (size, rank), jnp.float32).astype(dtype)
     return LowRank(vectors, jnp.zeros((rank,), dtype), jnp.zeros((), dtype))
 
 
