@@ -645,7 +645,11 @@ def _choose_activation(
         accelerated = stepped
     else:
         corrected = triple.correct(stepped[0], a, inertia.correct, project)
-        accelerated = (corrected, blocks.fit(corrected, following.kernel, following.bias))
+        if project is None:  # the fit is linear in a
+            fit = triple.correct(stepped[1], following.fit, inertia.correct)
+        else:
+            fit = blocks.fit(corrected, following.kernel, following.bias)
+        accelerated = (corrected, fit)
 
     def change(candidate):
         new_a, new_fit = candidate
