@@ -209,7 +209,12 @@ def test_an_nnx_model_is_trained():
     chex.assert_trees_all_close(
         nnx.as_pure(nnx.state(model, nnx.Param)), expected, rtol=1e-3, atol=1e-4
     )
-    assert bool(tritia.diagnostics(nnx.as_pure(optimizer.opt_state)).finite)
+    report = tritia.diagnostics(optimizer.opt_state)  # arrays, not the optimizer's variables
+    assert all(
+        isinstance(field, jax.Array) for field in [*report[:3], *report.rejected, *report[4:]]
+    )
+    assert bool(report.finite)
+    chex.assert_trees_all_equal(report, tritia.diagnostics(nnx.as_pure(optimizer.opt_state)))
 
 
 def test_a_linen_train_state_is_trained():

@@ -1,4 +1,25 @@
-"""High-order gradient steps and triple-inertial alternating minimisation for Optax and Flax."""
+r"""High-order gradient steps and triple-inertial alternating minimisation for Optax and Flax.
+
+**Gradient flow.** Gradient descent is Euler's method on :math:`w' = -\nabla L(w)`, with the
+learning rate as its time step. `difference`, `adams_bashforth`, `bdf` and `linear_multistep` are
+better schemes at one gradient per step; `rk4` and the other methods of `runge_kutta`, `rkc` and
+`adaptive_runge_kutta` take several. `describe`, `order`, `stability_interval`, `noise_gain` and
+`memory` say what a scheme promises, `plot_stability_region` shows it, and `derive_scheme` makes
+another.
+
+**Inertia.** `triple_inertia` wraps any Optax optimizer in three extrapolations, of which heavy ball
+and Nesterov are special cases; `triple_momentum` has the coefficients that are proved best for
+strongly convex losses. `eval_params` gives the parameters to validate and save.
+
+**Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
+minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
+methods it generalises. `stochastic_tiam` does so on minibatches, and `scale_by_input_gram` is its
+weight step on its own, for gradients from anywhere. `diagnostics` says how an update went.
+
+All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
+gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds as one computation,
+and `check_restorable` compares a checkpoint with the optimizer that is to go on from it.
+"""
 
 from tritia.alternating import (
     Diagnostics as Diagnostics,
@@ -14,6 +35,7 @@ from tritia.alternating import (
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
 )
+from tritia.checkpoints import check_restorable as check_restorable
 from tritia.gradient_flow import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
     TABLEAUS as TABLEAUS,

@@ -88,8 +88,16 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     Args:
       negative_slope: a static Python float with 0 < negative_slope < 1.
 
+    Returns:
+      The `Activation`, for the `activation` argument of `tritia.tiam`.
+
     Raises:
       ValueError: the slope is outside its range.
+
+    Examples:
+      >>> from tritia.alternating import leaky_relu
+      >>> print(leaky_relu(0.25).value(-2.0))
+      -0.5
     """
     slope = float(negative_slope)
     if not 0 < slope < 1:
@@ -178,8 +186,17 @@ def monotone_activation(
       upper: sup h.
       name: how messages call it.
 
+    Returns:
+      The `Activation`, for the `activation` argument of `tritia.tiam`.
+
     Raises:
       ValueError: lower >= upper, or `inverse` is not an inverse of `value` at a few points.
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia
+      >>> from tritia.alternating import monotone_activation
+      >>> arsinh = monotone_activation(jnp.arcsinh, jnp.sinh, name="arsinh")
+      >>> solver = tritia.tiam(num_examples=100, activation=arsinh)
     """
     if not lower < upper:
         raise ValueError(f"lower is {lower!r} and upper is {upper!r}; allowed: lower < upper.")

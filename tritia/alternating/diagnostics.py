@@ -40,13 +40,22 @@ def diagnostics(state: Any) -> Diagnostics:
 
     Args:
       state: the optimizer's state. The solver's own state may sit anywhere in it, such as in
-        `optax.chain` or `optax.inject_hyperparams`.
+        `optax.chain`, `optax.inject_hyperparams` or the `opt_state` of an `nnx.Optimizer`.
 
     Returns:
-      `Diagnostics`; all zeros before the first update.
+      `Diagnostics` of arrays; all zeros before the first update.
 
     Raises:
       ValueError: `state` holds no state of `tritia.tiam`, or more than one.
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia
+      >>> params = {"kernel": jnp.zeros((2, 1))}
+      >>> solver = tritia.tiam(3, loss="squared_error")
+      >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([[1.0], [2.0], [3.0]])
+      >>> _, state = solver.update(None, solver.init(params), params, inputs=x, targets=y)
+      >>> bool(tritia.diagnostics(state).finite)
+      True
     """
     found = [
         leaf
@@ -58,4 +67,8 @@ def diagnostics(state: Any) -> Diagnostics:
             f"state holds {len(found)} states of tritia.tiam; diagnostics needs exactly one. Got a"
             f" state of type {type(state).__name__}."
         )
-    return found[0]
+    # Without what the arrays are wrapped in: nnx.Optimizer keeps each in a variable of its own.
+    return jax.tree.unflatten(_STRUCTURE, jax.tree.leaves(found[0]))
+
+
+_STRUCTURE = jax.tree.structure(Diagnostics(0, 0, 0, Rejected(0, 0, 0), 0, 0, 0))  # type: ignore

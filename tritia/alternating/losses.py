@@ -120,7 +120,7 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
     Returns:
       A `Loss`.
 
-    Example:
+    Examples:
       The Huber loss:
 
       >>> import optax, tritia

@@ -83,8 +83,16 @@ def growing_period(first: int, largest: int) -> optax.Schedule:
       first: the shortest period, in steps, >= 1.
       largest: the longest, >= first.
 
+    Returns:
+      The schedule, for `refresh_period` and `factor_period` of `tritia.stochastic_tiam`.
+
     Raises:
       ValueError: not 1 <= first <= largest.
+
+    Examples:
+      >>> from tritia.alternating import growing_period
+      >>> [int(growing_period(1, 10)(count)) for count in (0, 8, 1000)]
+      [1, 4, 10]
     """
     shortest = check_static_int("first", first, minimum=1)
     longest = check_static_int("largest", largest, minimum=shortest)

@@ -152,7 +152,7 @@ def ssp_rk3(
       \begin{aligned}
       u_1 &= w_t + h f(w_t), \quad u_2 = \tfrac34 w_t + \tfrac14 \big(u_1 + h f(u_1)\big), \\
       w_{t+1} &= \tfrac13 w_t + \tfrac23 \big(u_2 + h f(u_2)\big)
-    \end{aligned}
+      \end{aligned}
 
     Strong-stability preserving: what an Euler step of size h keeps (a convex set, a norm that does
     not grow), this step keeps.
@@ -199,7 +199,7 @@ def kutta3(
       k_1 &= f(w_t), \quad k_2 = f\big(w_t + \tfrac h2 k_1\big), \quad
       k_3 = f(w_t - h k_1 + 2 h k_2), \\
       w_{t+1} &= w_t + \tfrac h6 (k_1 + 4 k_2 + k_3)
-    \end{aligned}
+      \end{aligned}
 
     Args:
       learning_rate: the step size h, or a schedule over completed steps.
@@ -242,7 +242,7 @@ def rk4(
       k_1 &= f(w_t), \quad k_2 = f\big(w_t + \tfrac h2 k_1\big), \quad
       k_3 = f\big(w_t + \tfrac h2 k_2\big), \quad k_4 = f(w_t + h k_3), \\
       w_{t+1} &= w_t + \tfrac h6 (k_1 + 2 k_2 + 2 k_3 + k_4)
-    \end{aligned}
+      \end{aligned}
 
     Its stability interval is 2.79, against SGD's 2: it follows the flow far more closely, but does
     not take steps four times as long for its four gradients. It also covers a piece of the
@@ -290,7 +290,7 @@ def rk38(
       k_3 = f\big(w_t - \tfrac h3 k_1 + h k_2\big), \quad
       k_4 = f(w_t + h k_1 - h k_2 + h k_3), \\
       w_{t+1} &= w_t + \tfrac h8 (k_1 + 3 k_2 + 3 k_3 + k_4)
-    \end{aligned}
+      \end{aligned}
 
     In transparent mode it keeps one copy of the params more than `rk4`.
 

@@ -1,0 +1,74 @@
+"""Writes the API reference to a folder: python .ci/reference.py FOLDER.
+
+pdoc makes it from the docstrings. This names the pages, lists on each what its package exports,
+brings formulas through Markdown and HTML unharmed, and shows annotations as they are written:
+`optax.Params`, not the union of nine types behind it.
+"""
+
+import inspect
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+
+import tritia
+import tritia.alternating
+import tritia.flax
+import tritia.sweeps
+
+PAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating)
+
+
+class _Written:
+    """An annotation that is shown as it stands in the source."""
+
+    def __init__(self, annotation):
+        self.text = getattr(annotation, "__forward_arg__", annotation)
+
+    def __repr__(self):
+        return self.text if isinstance(self.text, str) else inspect.formatannotation(self.text)
+
+
+_FORMULAS = re.compile(r":math:`[^`]+`|^( *)\.\. math::.*(\n(\1 .*)?)*", re.MULTILINE)
+
+
+def _shield(formula):
+    """Avoids what Markdown (a backslash before another) and HTML (<) take for themselves."""
+    text = formula[0].replace("\\\\", r"\cr").replace("<", r"\lt ")
+    return " ".join(text.split()) if text.startswith(":") else text
+
+
+def _prepare(thing):
+    """Shields the formulas and annotations of a function, or of a class and its methods."""
+    if inspect.isclass(thing) and thing.__module__.startswith("tritia"):
+        for member in vars(thing).values():
+            _prepare(getattr(member, "fget", None) or getattr(member, "__func__", member))
+    elif not inspect.isfunction(thing):
+        return
+    if thing.__doc__:
+        thing.__doc__ = _FORMULAS.sub(_shield, inspect.getdoc(thing) or "")
+    for name, annotation in inspect.get_annotations(thing).items():
+        thing.__annotations__[name] = _Written(annotation)
+
+
+def main(folder):
+    """Writes the pages; a warning is an error."""
+    warnings.simplefilter("error")
+    for package in PAGES:
+        elsewhere = vars(tritia) if package is not tritia else {}
+        package.__all__ = [
+            name
+            for name, thing in vars(package).items()
+            if name[0] != "_" and not inspect.ismodule(thing) and name not in elsewhere
+        ]
+        for name in package.__all__:
+            _prepare(getattr(package, name))
+    tritia.__all__ += ["flax", "sweeps", "alternating"]
+    pdoc.render.configure(docformat="google", math=True, footer_text=f"tritia {tritia.__version__}")
+    pdoc.pdoc("tritia", output_directory=Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
