@@ -26,7 +26,7 @@ def scale_by_input_gram(
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
-    rank: int | None = 64,
+    rank: int | None = 32,
     input_gram: jax.Array | None = None,
     layer_order: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:

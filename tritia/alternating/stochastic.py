@@ -54,7 +54,7 @@ def stochastic_tiam(
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
     max_gram: int = 1024,
-    rank: int | None = 64,
+    rank: int | None = 32,
     input_gram: jax.Array | None = None,
     inertia: Inertia | None = Inertia(0.9, 0.0, 0.0),  # noqa: B008
     layer_order: Sequence[str] | None = None,
