@@ -229,6 +229,26 @@ def test_a_linen_train_state_is_trained():
     chex.assert_trees_all_close(state.params, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_minibatches_train_the_layers_that_are_found():
+    model = Net(nnx.tanh)
+    start = nnx.as_pure(nnx.state(model, nnx.Param))
+    found = tritia.flax.stochastic_tiam(model, 0.1, damping=1.0)
+    optimizer = nnx.Optimizer(model, found, wrt=nnx.Param)
+    solver = tritia.stochastic_tiam(
+        0.1, damping=1.0, activation="tanh", layer_order=("first", "b_middle", "a_last")
+    )
+    updates, _ = solver.update(None, solver.init(start), start, inputs=X[:8], targets=Y[:8])
+    optimizer.update(model, None, inputs=X[:8], targets=Y[:8])
+    chex.assert_trees_all_close(
+        nnx.as_pure(nnx.state(model, nnx.Param)),
+        optax.apply_updates(start, updates),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="learning_rate"):
+        tritia.flax.stochastic_tiam(model, -0.1)
+
+
 def test_settings_may_be_traced():
     model = sequential(nnx.relu, sizes=(4, 5, 3))
     params = nnx.as_pure(nnx.state(model, nnx.Param))

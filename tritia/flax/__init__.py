@@ -5,7 +5,8 @@ that take one gradient per step need nothing from here: `nnx.Optimizer(model, tx
 and Linen's `TrainState` take them as they are.
 
 * `grad_fn` makes the gradient function of Runge-Kutta steps from a model and its loss;
-* `tiam` makes the layer-wise solver for a model: it finds the layers and their activations;
+* `tiam` and `stochastic_tiam` make the layer-wise solvers for a model: they find the layers and
+  their activations;
 * `eval_model` returns a copy of the model that holds the evaluation parameters;
 * `apply_gradients` steps a Linen `TrainState` with extra arguments.
 """
@@ -14,5 +15,6 @@ from tritia.flax.training import (
     apply_gradients as apply_gradients,
     eval_model as eval_model,
     grad_fn as grad_fn,
+    stochastic_tiam as stochastic_tiam,
     tiam as tiam,
 )

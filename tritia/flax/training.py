@@ -11,6 +11,7 @@ from flax import linen, nnx
 from flax.training.train_state import TrainState
 
 import tritia
+from tritia._arguments import ScalarOrSchedule
 from tritia.alternating import Activation
 from tritia.flax import perceptron
 
@@ -218,6 +219,74 @@ def tiam(
         found = perceptron.find(model, params, activation, layer_order)
         activation, layer_order = found.activations, found.layer_order
     return method(num_examples, activation=activation, layer_order=layer_order, **settings)
+
+
+def stochastic_tiam(
+    model: nnx.Module | linen.Module,
+    learning_rate: ScalarOrSchedule,
+    *,
+    params: Any = None,
+    activation: str | Activation | Sequence[str | Activation] | None = None,
+    layer_order: Sequence[str] | None = None,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes `tritia.stochastic_tiam` for a Flax multilayer perceptron.
+
+    The model must compute what `tritia.flax.tiam` asks for, and its layers and activations are
+    found as it is said there.
+
+    .. math::
+
+      x \mapsto h_{L-1}(\ldots h_1(x W_1 + b_1) \ldots) W_L + b_L
+
+    Args:
+      model: an NNX module, or a Linen module, which is called with the inputs alone.
+      learning_rate: as in `tritia.stochastic_tiam`.
+      params: the params of a Linen module, `module.init(key, x)["params"]`; None with NNX.
+      activation: as in `tritia.stochastic_tiam`; None finds it.
+      layer_order: as in `tritia.stochastic_tiam`; None finds it.
+      **settings: further arguments of `tritia.stochastic_tiam`.
+
+    Returns:
+      The transform, for `nnx.Optimizer(model, ..., wrt=nnx.Param)`, whose `update(model, None,
+      inputs=x, targets=y)` takes any minibatch; with a Linen `TrainState` call
+      `tritia.flax.apply_gradients`.
+
+    Raises:
+      ValueError: as `tritia.flax.tiam`.
+      TypeError: as `tritia.flax.tiam`.
+
+    References:
+      `tritia.stochastic_tiam`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...   nnx.Linear(4, 20, rngs=rngs), nnx.relu, nnx.Linear(20, 2, rngs=rngs))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> y = (x[:, 0] * x[:, 1] > 0).astype(int)
+      >>> solver = tritia.flax.stochastic_tiam(model, 0.3)
+      >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   optimizer.update(model, None, inputs=x, targets=y)
+      >>> for i in range(50):
+      ...   rows = slice(32 * (i % 2), 32 * (i % 2) + 32)
+      ...   step(model, optimizer, x[rows], y[rows])
+      >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
+      True
+    """
+    return tiam(
+        model,
+        0,
+        params=params,
+        activation=activation,
+        layer_order=layer_order,
+        method=lambda _, **found: tritia.stochastic_tiam(learning_rate, **found),
+        **settings,
+    )
 
 
 def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> TrainState:
