@@ -50,7 +50,7 @@ def test_exact_weights_are_ridge_regression(n, d, by_rows, cached, tau, x64):
     cache = spectrum(a, Rows(), True, by_rows) if cached else None
     new = blocks.weights_exact(
         a, z, start, rho=RHO, mu=MU, tau=tau, rows=Rows(), by_rows=by_rows, spectrum=cache
-    )
+    ).layer
     kernel, bias = ridge(np.asarray(a), np.asarray(z), MU, tau, start.kernel)
     np.testing.assert_allclose(new.kernel, kernel, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(new.bias, bias, rtol=1e-8, atol=1e-10)
@@ -70,7 +70,7 @@ def test_exact_weights_with_row_weights_and_without_bias(n, d, cached, x64):
         cache = spectrum(a, rows, intercept, by_rows) if cached else None
         new = blocks.weights_exact(
             a, z, begin, rho=RHO, mu=MU, tau=0.2, rows=rows, by_rows=by_rows, spectrum=cache
-        )
+        ).layer
         kernel, bias = ridge(
             np.asarray(a), np.asarray(z), MU, 0.2, start.kernel, weights, intercept
         )
@@ -86,7 +86,9 @@ def test_exact_weights_with_row_weights_and_without_bias(n, d, cached, x64):
 
 def test_exact_weights_without_decay_are_least_squares(x64):
     a, z, start = problem(30, 6)
-    new = blocks.weights_exact(a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False)
+    new = blocks.weights_exact(
+        a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False
+    ).layer
     design = np.concatenate([a, np.ones((30, 1))], axis=1)
     expected = np.linalg.lstsq(design, np.asarray(z), rcond=None)[0]
     np.testing.assert_allclose(new.kernel, expected[:-1], rtol=1e-8, atol=1e-10)
@@ -112,16 +114,18 @@ def test_gradient_steps(n, d, cached, same, x64):
     gradient = jax.grad(functools.partial(phi, a, z))(point.kernel)
     np.testing.assert_allclose(step.gradient, gradient, rtol=1e-9, atol=1e-10)
 
-    new = blocks.weights_line_search(a, z, start, step, rows=Rows(), spectrum=cache)
+    new = blocks.weights_line_search(a, z, start, step, rows=Rows(), spectrum=cache).layer
     best = scipy.optimize.minimize_scalar(lambda t: float(phi(a, z, start.kernel - t * gradient)))
     np.testing.assert_allclose(phi(a, z, new.kernel), best.fun, rtol=1e-10)
     np.testing.assert_allclose(new.fit, blocks.fit(a, new.kernel, new.bias), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(new.bias, (z - a @ new.kernel).mean(0), rtol=1e-9, atol=1e-9)
 
     first = jnp.asarray(1e-3)
-    new, tau = blocks.weights_backtracking(
+    back, tau = blocks.weights_backtracking(
         a, z, start, point, step, first, rho=RHO, mu=MU, rows=Rows(), spectrum=cache
     )
+    new = back.layer
+    np.testing.assert_allclose(back.moved, new.kernel - start.kernel, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(new.kernel, start.kernel - gradient / tau, rtol=1e-9, atol=1e-10)
 
     def holds(tau):
@@ -140,12 +144,14 @@ def test_a_zero_gradient_is_no_step():
     z = jnp.ones((5, 2))
     start = Layer(jnp.zeros((3, 2)), jnp.ones(2), z)
     step = blocks.weights_gradient(a, z, start, start, rho=RHO, mu=0.0, rows=Rows())
-    new = blocks.weights_line_search(a, z, start, step, rows=Rows())
+    new = blocks.weights_line_search(a, z, start, step, rows=Rows()).layer
     back, tau = blocks.weights_backtracking(
         a, z, start, start, step, jnp.asarray(1.0), rho=RHO, mu=0.0, rows=Rows()
     )
-    exact = blocks.weights_exact(a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False)
-    for layer in (new, back, exact):
+    exact = blocks.weights_exact(
+        a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False
+    ).layer
+    for layer in (new, back.layer, exact):
         np.testing.assert_array_equal(layer.kernel, 0)
         np.testing.assert_array_equal(layer.bias, 1)
     assert tau == 1.0
@@ -214,7 +220,7 @@ def test_ill_conditioned_systems_stay_finite_and_descend(case, n, d):
     for cache in (None, spectrum(a, Rows(), True, by_rows)):
         new = blocks.weights_exact(
             a, z, start, rho=1.0, mu=0.0, tau=0.0, rows=Rows(), by_rows=by_rows, spectrum=cache
-        )
+        ).layer
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in new)
         fit = blocks.fit(a, new.kernel, new.bias)
         scale = float(jnp.max(jnp.abs(start.fit)))

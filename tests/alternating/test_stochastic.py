@@ -117,7 +117,7 @@ def test_a_small_step_on_all_rows_is_the_full_batch_weight_block(x64, bias, targ
                 rows=Rows(),
                 by_rows=False,
             )
-            moves.append((block.kernel - kernel) / rate)
+            moves.append(block.moved / rate)
         return moves
 
     for update, moved in zip(updates, full_batch_moves(params), strict=True):

@@ -240,9 +240,9 @@ def test_schedules_and_changed_params():
     later, _ = train(tritia.tiam(N, rho=jump), params, x, y, 4)
     still, _ = train(tritia.tiam(N, rho=3e-3), params, x, y, 4)
     assert float(jnp.max(jnp.abs(later[0]["kernel"] - still[0]["kernel"]))) > 1e-4
-    damping = optax.chain(tritia.tiam(N, mu=1.0), optax.scale(0.5))
+    damping = optax.chain(tritia.tiam(N), optax.scale(0.5))
     damped, state = train(damping, params, x, y, 30)
-    assert float(jnp.mean(apply(damped, x).argmax(axis=1) == y)) > 0.75
+    assert float(jnp.mean(apply(damped, x).argmax(axis=1) == y)) > 0.85
     assert bool(tritia.diagnostics(state).finite)
 
 

@@ -41,6 +41,19 @@ class Layer(NamedTuple):
     fit: jax.Array
 
 
+class WeightStep(NamedTuple):
+    """What a weight step leads to.
+
+    Attributes:
+      layer: the layer at v.
+      moved: v - c, (d, k): what a caller needs of a wide kernel, and all that is computed of it
+        where `layer.kernel` is not read.
+    """
+
+    layer: Layer
+    moved: jax.Array
+
+
 def fit(a: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Returns a W + b, (n, k)."""
     product = a @ kernel
@@ -63,7 +76,7 @@ def weights_exact(
     rows: Rows,
     by_rows: bool,
     spectrum: Spectrum | None = None,
-) -> Layer:
+) -> WeightStep:
     r"""Returns the W that minimises :math:`\varphi(W) + \frac\tau2 |W - c|^2`, with its bias.
 
     In both cases the system is solved for a correction of c, so that a fixed point stays fixed
@@ -89,7 +102,7 @@ def weights_exact(
       spectrum: the eigendecomposition of the Gram matrix of that size, or None to factorise here.
 
     Returns:
-      The layer at the minimiser.
+      The step to the minimiser.
     """
     centred = start.bias is not None
     c = start.kernel
@@ -119,14 +132,15 @@ def weights_exact(
 
     if not by_rows:
         gradient = rho * (a.T @ rows.adjoint(residual, centred)) + mu * c
-        return _layer(a, z, c - solve(gradient), None, rows, centred, spectrum)
+        return _step(a, z, start, -solve(gradient), None, rows, centred, spectrum)
 
     kept = tau / lam
     right = residual - (1 - kept) * product
     dual = solve(right)
-    kernel = kept * c - rho * (a.T @ rows.adjoint(dual, centred))
+    moved = (kept - 1) * c - rho * (a.T @ rows.adjoint(dual, centred))
     # rho K dual = right - lam dual, by the system itself
-    return _layer(a, z, kernel, kept * product - (right - lam * dual), rows, centred, spectrum)
+    scaled = kept * product - (right - lam * dual)
+    return _step(a, z, start, moved, scaled, rows, centred, spectrum)
 
 
 def _rounding(trace: jax.Array) -> jax.Array:
@@ -200,8 +214,8 @@ def weights_line_search(
     *,
     rows: Rows,
     spectrum: Spectrum | None = None,
-) -> Layer:
-    r"""Returns the layer at the best point of the line :math:`c - t G`.
+) -> WeightStep:
+    r"""Returns the step to the best point of the line :math:`c - t G`.
 
     :math:`\varphi` is quadratic: :math:`t = \langle \nabla\varphi(c), G \rangle /
     (\rho |\tilde a G|^2 + \mu |G|^2)`, and 0 where G is 0.
@@ -225,8 +239,8 @@ def weights_backtracking(
     rows: Rows,
     spectrum: Spectrum | None = None,
     tries: int = 40,
-) -> tuple[Layer, jax.Array]:
-    r"""Returns the layer at :math:`v = c - G / \tau` and the tau that was accepted.
+) -> tuple[WeightStep, jax.Array]:
+    r"""Returns the step to :math:`v = c - G / \tau` and the tau that was accepted.
 
     tau starts from `tau` and is doubled until
     :math:`\varphi(v) \le \varphi(e) + \langle G, v - e \rangle + \frac\tau2 |v - e|^2`. Because
@@ -275,25 +289,30 @@ def weights_backtracking(
     return _along(a, z, start, step, 1 / tau, rows, spectrum), tau
 
 
-def _along(a, z, start: Layer, step: GradientStep, t, rows: Rows, spectrum) -> Layer:
+def _along(a, z, start: Layer, step: GradientStep, t, rows: Rows, spectrum) -> WeightStep:
     centred = start.bias is not None
     scaled = rows.scale(start.fit, centred) - t * step.product
-    return _layer(a, z, start.kernel - t * step.gradient, scaled, rows, centred, spectrum)
+    return _step(a, z, start, -t * step.gradient, scaled, rows, centred, spectrum)
 
 
-def _layer(a, z, kernel, scaled_product, rows: Rows, centred: bool, spectrum) -> Layer:
-    """Returns the layer of a kernel with its best bias, from S a W where that is known."""
+def _step(
+    a, z, start: Layer, moved, scaled_product, rows: Rows, centred: bool, spectrum
+) -> WeightStep:
+    """Returns the step by `moved` with its best bias, from S a W where that is known."""
+    kernel = start.kernel + moved
     if scaled_product is None:
         product = a @ kernel
         if not centred:
-            return Layer(kernel, None, product)
+            return WeightStep(Layer(kernel, None, product), moved)
         best = rows.mean(z - product)
-        return Layer(kernel, best, product + best)
-    if not centred:
-        return Layer(kernel, None, rows.unscale(scaled_product))
+        return WeightStep(Layer(kernel, best, product + best), moved)
+    if start.bias is None:
+        return WeightStep(Layer(kernel, None, rows.unscale(scaled_product)), moved)
+    # The mean row of a W is that of the start, less its bias, and what `moved` adds.
     mean = rows.mean(a) if spectrum is None else spectrum.mean
     target = rows.mean(z)
-    return Layer(kernel, target - mean @ kernel, rows.unscale(scaled_product) + target)
+    best = target - (rows.mean(start.fit) - start.bias) - mean @ moved
+    return WeightStep(Layer(kernel, best, rows.unscale(scaled_product) + target), moved)
 
 
 def activation_penalty(

@@ -226,6 +226,7 @@ class SweepResult(NamedTuple):
 
     Attributes:
       variables: all blocks.
+      moved: L arrays: how far each kernel has moved.
       history: what the next sweep needs.
       objective: the objective after the sweep.
       loss: its term R alone.
@@ -233,6 +234,7 @@ class SweepResult(NamedTuple):
     """
 
     variables: Variables
+    moved: tuple[jax.Array, ...]
     history: History
     objective: jax.Array
     loss: jax.Array
@@ -270,6 +272,7 @@ def sweep(
     rows = data.rows
     zero = jnp.zeros((), dtype)
     fits: list[jax.Array | None] = [first_fit] + [None] * (depth - 1)
+    moved: list[Any] = [None] * depth
     tau = list(history.tau) if len(history.tau) else [zero] * depth
     rejected_weights, rejected_z = [zero] * depth, [zero] * depth
     rejected_a = [zero] * (depth - 1)
@@ -287,7 +290,7 @@ def sweep(
     def update_weights(layer: int) -> None:
         current = Layer(kernels[layer], biases[layer], fit_of(layer))
         displacement = history.kernels[layer] if history.kernels else None
-        updated, tau[layer], rejected_weights[layer] = _weights(
+        updated, step, tau[layer], rejected_weights[layer] = _weights(
             method,
             layer,
             inputs_of(layer),
@@ -302,6 +305,7 @@ def sweep(
             spectrum=data.spectrum if layer == 0 else None,
         )
         kernels[layer], biases[layer], fits[layer] = updated
+        moved[layer] = step if moved[layer] is None else moved[layer] + step
 
     def update_output() -> None:
         layer = depth - 1
@@ -351,8 +355,9 @@ def sweep(
     total, loss = objective(method, numbers, new, data, [fit_of(layer) for layer in range(depth)])
     return SweepResult(
         new,
+        tuple(moved),
         History(
-            triple.displacement(new.kernels, old.kernels) if history.kernels else (),
+            tuple(moved) if history.kernels else (),
             triple.displacement(new.activations, old.activations) if history.activations else (),
             jnp.stack(tau) if len(history.tau) else (),
         ),
@@ -408,8 +413,8 @@ def _weights(
     tau: Any,
     rows: Rows,
     spectrum: Spectrum | None,
-) -> tuple[Layer, jax.Array, jax.Array]:
-    """Returns the layer, the tau that backtracking accepted, and whether the step was refused."""
+) -> tuple[Layer, jax.Array, jax.Array, jax.Array]:
+    """Returns the layer, how far its kernel moved, the accepted tau, and whether it was refused."""
     kind = method.weight_steps[layer]
     inertia = inertias.weights
 
@@ -431,9 +436,8 @@ def _weights(
             a, z, start, point, rho=rho, mu=mu, rows=rows, spectrum=spectrum
         )
         if kind == "line_search":
-            return blocks.weights_line_search(
-                a, z, start, gradient, rows=rows, spectrum=spectrum
-            ), tau
+            new = blocks.weights_line_search(a, z, start, gradient, rows=rows, spectrum=spectrum)
+            return new, tau
         return blocks.weights_backtracking(
             a, z, start, point, gradient, tau / 2, rho=rho, mu=mu, rows=rows, spectrum=spectrum
         )
@@ -444,46 +448,73 @@ def _weights(
         kernel = triple.predict(current.kernel, displacement, coefficient)
         return Layer(kernel, current.bias, blocks.fit(a, kernel, current.bias))
 
+    def settled(new: blocks.WeightStep, start: Layer, correct: bool) -> tuple[Move, jax.Array]:
+        """How far to go along v - u, and whether that refused anything."""
+        ahead = new.moved if start is current else new.moved + (start.kernel - current.kernel)
+        plain = _move(new.layer, current, ahead, 0.0, 0.0)
+        moves = [plain]
+        if correct and not (is_zero(inertia.correct) and is_zero(inertias.biases.correct)):
+            far = _move(new.layer, current, ahead, inertia.correct, inertias.biases.correct)
+            moves = [far, plain]
+        if not method.safeguard:
+            return moves[0], jnp.zeros((), bool)
+        # Along one direction the norm's change is a quadratic of two numbers.
+        slope, square = jnp.sum(current.kernel * ahead), jnp.sum(ahead * ahead)
+
+        def rise(move: Move):
+            t = move.factor
+            fits = rows.sum(move.fit * (move.fit + 2 * (current.fit - z)))
+            return 0.5 * (rho * fits + mu * t * (2 * slope + t * square))
+
+        allowed = [rise(move) <= 0 for move in moves]  # False for NaN
+        chosen = jax.tree.map(jnp.zeros_like, plain)._replace(kernel=plain.kernel)
+        for permitted, move in zip(reversed(allowed), reversed(moves), strict=True):
+            parts = jax.tree.map(
+                lambda x, y, permitted=permitted: jnp.where(permitted, x, y),
+                move._replace(kernel=None),
+                chosen._replace(kernel=None),
+            )
+            chosen = parts._replace(kernel=plain.kernel)
+        return chosen, ~allowed[0]
+
     start = extrapolated(inertia.predict)
     same = inertia.evaluate is inertia.predict or kind == "exact"
     point = start if same else extrapolated(inertia.evaluate)
     stepped, tau = step(start, point, tau)
-    accelerated = _correct_layer(stepped, current, inertia, inertias.biases)
-    if not method.safeguard:
-        return accelerated, tau, jnp.zeros((), z.dtype)
-
-    def change(candidate: Layer):
-        fits = rows.sum((candidate.fit - current.fit) * (candidate.fit + current.fit - 2 * z))
-        norm = jnp.sum((candidate.kernel - current.kernel) * (candidate.kernel + current.kernel))
-        return 0.5 * (rho * fits + mu * norm)
-
-    if start is current and point is current:
-        chosen, refused = _guard(True, change, current, accelerated, stepped)
-        return chosen, tau, refused
-    # The plain step costs as much as the accelerated one: make it only where that was refused.
-    accepted = change(accelerated) <= 0
-    chosen = jax.lax.cond(
-        accepted,
-        lambda: accelerated,
-        lambda: _guard(True, change, current, step(current, current, tau)[0], None)[0],
-    )
-    return chosen, tau, 1 - accepted.astype(z.dtype)
+    move, refused = settled(stepped, start, correct=True)
+    if method.safeguard and not (start is current and point is current):
+        # The plain step costs as much as the accelerated one: make it only where that was refused.
+        move = jax.lax.cond(
+            refused,
+            lambda: settled(step(current, current, tau)[0], current, correct=False)[0],
+            lambda: move,
+        )
+    moved = jnp.where(move.factor == 0, 0, move.factor * move.kernel)
+    bias = current.bias
+    if bias is not None and move.bias is not None:
+        bias = bias + move.bias
+    updated = Layer(current.kernel + moved, bias, current.fit + move.fit)
+    return updated, moved, tau, refused.astype(z.dtype)
 
 
-def _correct_layer(stepped: Layer, current: Layer, weights: Inertia, biases: Inertia) -> Layer:
-    """Returns v + p3 (v - u) for kernel and bias, with the fit that follows from linearity."""
-    if is_zero(weights.correct) and is_zero(biases.correct):
-        return stepped
-    kernel = triple.correct(stepped.kernel, current.kernel, weights.correct)
-    if stepped.bias is None:
-        fit = triple.correct(stepped.fit, current.fit, weights.correct)
-        return Layer(kernel, None, fit)
-    bias = triple.correct(stepped.bias, current.bias, biases.correct)
-    assert current.bias is not None
-    product = triple.correct(
-        stepped.fit - stepped.bias, current.fit - current.bias, weights.correct
-    )
-    return Layer(kernel, bias, product + bias)
+class Move(NamedTuple):
+    """A way to go from the current layer: `factor` times `kernel`, and what follows from it."""
+
+    factor: jax.Array
+    kernel: Any
+    bias: jax.Array | None
+    fit: jax.Array
+
+
+def _move(stepped: Layer, current: Layer, ahead, weights: Any, biases: Any) -> Move:
+    """Returns the move to v + p3 (v - u), where the bias has a p3 of its own; fits are linear."""
+    factor = jnp.asarray(1 + weights, ahead.dtype)
+    if stepped.bias is None or current.bias is None:
+        return Move(factor, ahead, None, factor * (stepped.fit - current.fit))
+    bias = stepped.bias - current.bias
+    product = (stepped.fit - current.fit) - bias
+    longer = (1 + biases) * bias
+    return Move(factor, ahead, longer, factor * product + longer)
 
 
 def _corrected(stepped, current, inertia: Inertia, projection=None):
@@ -657,5 +688,9 @@ def _choose_activation(
         gaps = jnp.sum((new_a - a) * (new_a + a - 2 * height), axis=-1)
         return 0.5 * (rho * fits + gamma * gaps)[:, None]
 
-    (new, fit), refused = _guard(method.safeguard, change, old, accelerated, plain)
+    # From u to the exact minimiser v of a quadratic and as far again, no point is above u.
+    p3 = inertia.correct
+    harmless = project is None and isinstance(p3, (int, float)) and -1 <= p3 <= 1
+    guarded = method.safeguard and not harmless
+    (new, fit), refused = _guard(guarded, change, old, accelerated, plain)
     return new, fit, refused

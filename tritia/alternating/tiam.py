@@ -78,6 +78,17 @@ def halving(start: float = 100.0, floor: float = 1e-3) -> optax.Schedule:
     Args:
       start: the value at count 0, > 0.
       floor: the least value, >= 0.
+
+    Returns:
+      The schedule, for `eps` of `tritia.tiam`.
+
+    Raises:
+      ValueError: a number is outside its range.
+
+    Examples:
+      >>> from tritia.alternating import halving
+      >>> [float(halving(8.0, 1.0)(count)) for count in (0, 1, 2, 10)]
+      [8.0, 4.0, 2.0, 1.0]
     """
     check_number("start", start, minimum=0, exclusive_minimum=True, schedule=False)
     check_number("floor", floor, minimum=0, schedule=False)
@@ -365,7 +376,7 @@ def tiam(
             method, numbers, _at(inertias, state.count), start, history, data, first_fit
         )
         new = result.variables
-        moved = tuple(x - y for x, y in zip(new.kernels, kernels, strict=True))
+        moved = result.moved
         moved_biases = tuple(
             None if x is None or y is None else x - y
             for x, y in zip(new.biases, biases, strict=True)
@@ -383,7 +394,7 @@ def tiam(
             diagnostics=_diagnostics(method, result, moved, examples, changed),
         )
         updates = jax.tree.map(
-            lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=True),
+            lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=keeps_kernels),
             displacement,
             params,
         )
