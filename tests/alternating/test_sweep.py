@@ -163,20 +163,22 @@ def test_inertia_changes_the_iterates():
 
 
 def test_a_fixed_point_stays_fixed(x64):
-    _, _, variables, _ = train(method(), 4000, 0, numbers(), (0.0, 0.0, 0.3))
+    _, _, variables, _ = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
     _, _, data = problem(0)
-    again = core.sweep(method(), numbers(), Inertias(), variables, History(), data).variables
+    settled = numbers(1.0, 1.0, 2.0)
+    sweep = jax.jit(lambda v: core.sweep(method(), settled, Inertias(), v, History(), data))
+    again = sweep(variables).variables
     for before, after in zip(jax.tree.leaves(variables), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
 def test_a_fixed_point_has_no_gradient(x64):
     """By autodiff of the objective, where relu is smooth: the sweep minimises what it says."""
-    chosen = method(activation="tanh")
-    _, _, variables, _ = train(chosen, 4000, 1, numbers(), (0.0, 0.0, 0.3))
+    chosen, settled = method(activation="tanh"), numbers(1.0, 1.0, 2.0)
+    _, _, variables, _ = train(chosen, 1000, 1, settled, (0.0, 0.0, 0.3))
     _, _, data = problem(1)
-    gradient = jax.grad(lambda v: core.objective(chosen, numbers(), v, data)[0])(variables)
-    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) < 1e-4
+    gradient = jax.grad(lambda v: core.objective(chosen, settled, v, data)[0])(variables)
+    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) < 1e-6
 
 
 def test_rejections_are_reported():
