@@ -57,11 +57,12 @@ def main(folder):
     """Writes the pages; a warning is an error."""
     warnings.simplefilter("error")
     for package in PAGES:
-        elsewhere = vars(tritia) if package is not tritia else {}
         package.__all__ = [
             name
             for name, thing in vars(package).items()
-            if name[0] != "_" and not inspect.ismodule(thing) and name not in elsewhere
+            if name[0] != "_" and not inspect.ismodule(thing)
+            # Each thing has one page.
+            if package is tritia or thing is not vars(tritia).get(name)
         ]
         for name in package.__all__:
             _prepare(getattr(package, name))
