@@ -383,11 +383,7 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
             if data is None:
                 continue
 
-            def objectives(inertia, data=data, settings=settings):
-                optimizer = alternating(**settings, inertia=tritia.Inertia(*inertia))
-                found = curves(data, 3, optimizer, long, seeds).diagnostics["objective"][:, 1:]
-                return np.minimum.accumulate(found, axis=1)
-
+            objectives = _objectives(data, settings, seeds, long)
             plain = objectives((0.0, 0.0, 0.0))
             goal = plain[:, -1:]
             best, cells = np.inf, []
@@ -406,6 +402,36 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
         f" layers, median of {seeds} seeds; (predict, evaluate, correct).\n"
     )
     table(["problem", *map(str, inertias), "best"], rows())
+
+
+def _objectives(
+    data: datasets.Dataset, settings: Mapping[str, Any], seeds: int, iterations: int
+) -> Callable[[Sequence[float]], np.ndarray]:
+    """The lowest objective so far by seed and iteration, as a function of the coefficients."""
+    bench = training.prepare(data, (HIDDEN,) * 2, seeds, None)
+    optimizer = alternating(**settings)
+    pure = training.functions(bench, optimizer)
+    batches = jnp.asarray(bench.batches(optimizer, 0))
+
+    @jax.jit
+    def run(inertia, rows, initial, splits, batches):
+        setting = {"inertia": inertia}
+
+        def train(params, split, batch):
+            def step(carry, _):
+                carry = pure.epoch(setting, carry, rows, split, batch)
+                return carry, tritia.diagnostics(carry.state).objective
+
+            return jax.lax.scan(step, pure.start(setting, params), length=iterations)[1]
+
+        return jax.vmap(train)(initial, splits, batches)
+
+    def objectives(inertia: Sequence[float]) -> np.ndarray:
+        coefficients = tritia.Inertia(*map(jnp.float32, inertia))
+        found = run(coefficients, bench.rows, bench.initial, bench.splits, batches)
+        return np.minimum.accumulate(np.asarray(found), axis=1)
+
+    return objectives
 
 
 def show_scaling(folders: Mapping[str, Path | None], seeds: int) -> None:
