@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -132,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--target",
         metavar="X",
-        type=_finite,
+        type=sweep_options.finite_number,
         help="the test accuracy or R^2 of 'epochs to target' (default: the data set's own)",
     )
     add("--out", metavar="DIR", type=Path, help="folder of results (default tritia-compare/NAME)")
@@ -166,18 +165,8 @@ def _batch_size(text: str) -> int:
     return 0 if text.strip() == "full" else _count(text)
 
 
-def _finite(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return number
-
-
 def _positive(text: str) -> float:
-    number = _finite(text)
+    number = sweep_options.finite_number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number

@@ -87,7 +87,7 @@ def add(
 def grid(text: str) -> tuple[str, tuple[float, ...]]:
     """Reads `NAME=A,B,...`."""
     name, numbers = _named(text)
-    return name, tuple(_number(number) for number in numbers.split(",") if number.strip())
+    return name, tuple(finite_number(number) for number in numbers.split(",") if number.strip())
 
 
 def draw(text: str) -> tuple[str, Any]:
@@ -103,7 +103,7 @@ def draw(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH or NAME=log:LOW:HIGH")
     sampler = space.log_uniform if kind == "log" else space.uniform
     try:
-        return name, sampler(_number(low), _number(high))
+        return name, sampler(finite_number(low), finite_number(high))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
@@ -114,7 +114,7 @@ def memory(text: str) -> int:
     for unit, size in _UNITS.items():
         if number.endswith(unit):
             number, factor = number.removesuffix(unit), size
-    value = _number(number) * factor
+    value = finite_number(number) * factor
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too little")
     return int(value)
@@ -127,7 +127,8 @@ def _named(text: str) -> tuple[str, str]:
     return name.strip(), rest.strip()
 
 
-def _number(text: str) -> float:
+def finite_number(text: str) -> float:
+    """Reads a finite number; for `argparse`'s `type`."""
     try:
         number = float(text)
     except ValueError:
