@@ -68,7 +68,8 @@ def main(folder):
             _prepare(getattr(package, name))
     tritia.__all__ += ["flax", "sweeps", "alternating"]
     pdoc.render.configure(docformat="google", math=True, footer_text=f"tritia {tritia.__version__}")
-    pdoc.pdoc("tritia", output_directory=Path(folder))
+    # The package that is imported, wherever it is: by its name, pdoc would also look in this folder.
+    pdoc.pdoc(Path(tritia.__file__).parent, output_directory=Path(folder))
 
 
 if __name__ == "__main__":
