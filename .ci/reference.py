@@ -68,7 +68,7 @@ def main(folder):
             _prepare(getattr(package, name))
     tritia.__all__ += ["flax", "sweeps", "alternating"]
     pdoc.render.configure(docformat="google", math=True, footer_text=f"tritia {tritia.__version__}")
-    # The package that is imported, wherever it is: by its name, pdoc would also look in this folder.
+    # The package that is imported, wherever it is: given its name, pdoc looks in this folder too.
     pdoc.pdoc(Path(tritia.__file__).parent, output_directory=Path(folder))
 
 

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tritia.alternating import sweep as core
 from tritia.alternating.activations import ACTIVATIONS
 from tritia.alternating.losses import LOSSES
+from tritia.alternating.problem import (
+    Data,
+    History,
+    Inertia,
+    Inertias,
+    Method,
+    Numbers,
+    forward,
+    objective,
+)
 from tritia.alternating.rows import Rows
-from tritia.alternating.sweep import Data, History, Inertia, Inertias, Method, Numbers
+from tritia.alternating.sweep import sweep
 
 SIZES = (5, 6, 4, 3)
 DEPTH = len(SIZES) - 1
@@ -52,7 +61,7 @@ def numbers(rho=0.3, gamma=0.2, mu=0.1, tau=0.0, eps=0.5):
 def train(method, sweeps, seed, numbers, coefficients):
     """Sweeps with one compilation per method; returns the objectives and the last result."""
     kernels, biases, data = problem(seed)
-    start = core.forward(method, data.inputs, kernels, biases)
+    start = forward(method, data.inputs, kernels, biases)
     inertias = Inertias(*(Inertia(*coefficients),) * 5)
     history = History(
         jax.tree.map(jnp.zeros_like, start.kernels),
@@ -61,10 +70,10 @@ def train(method, sweeps, seed, numbers, coefficients):
     )
 
     def body(carry, _):
-        result = core.sweep(method, numbers, inertias, *carry, data)
+        result = sweep(method, numbers, inertias, *carry, data)
         return (result.variables, result.history), (result.objective, result.rejected)
 
-    first = core.objective(method, numbers, start, data)[0]
+    first = objective(method, numbers, start, data)[0]
     (variables, history), (values, rejected) = jax.lax.scan(body, (start, history), length=sweeps)
     return jnp.concatenate([first[None], values]), rejected, variables, history
 
@@ -112,12 +121,12 @@ def test_inequality_sweeps_are_feasible(order, activation):
     """Also right after eps has shrunk far below what the last sweep allowed."""
     chosen = method("inequality", "exact", order, activation)
     kernels, biases, data = problem(0)
-    variables = core.forward(chosen, data.inputs, kernels, biases)
+    variables = forward(chosen, data.inputs, kernels, biases)
     history = History(
         jax.tree.map(jnp.zeros_like, kernels), jax.tree.map(jnp.zeros_like, variables.activations)
     )
     inertias = Inertias(*(Inertia(0.5, 0.4, 0.6),) * 5)
-    step = jax.jit(functools.partial(core.sweep, chosen))
+    step = jax.jit(functools.partial(sweep, chosen))
     for eps in (10.0, 2.0, 0.1, 0.1, 1e-3):
         result = step(numbers(eps=eps), inertias, variables, history, data)
         variables, history = result.variables, result.history
@@ -141,9 +150,9 @@ def test_zero_inertia_is_the_plain_method_exactly(coupling, step):
     chosen = method(coupling, step, safeguard=False)
     extrapolated = train(chosen, 3, 0, numbers(), (0.0, 0.0, 0.0))[2]
     kernels, biases, data = problem(0)
-    variables = core.forward(chosen, data.inputs, kernels, biases)
+    variables = forward(chosen, data.inputs, kernels, biases)
     history = History(tau=jnp.ones(DEPTH)) if step == "backtracking" else History()
-    one = jax.jit(lambda v, h, d: core.sweep(chosen, numbers(), Inertias(), v, h, d))
+    one = jax.jit(lambda v, h, d: sweep(chosen, numbers(), Inertias(), v, h, d))
     for _ in range(3):
         result = one(variables, history, data)
         variables, history = result.variables, result.history
@@ -166,8 +175,8 @@ def test_a_fixed_point_stays_fixed(x64):
     _, _, variables, _ = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
     _, _, data = problem(0)
     settled = numbers(1.0, 1.0, 2.0)
-    sweep = jax.jit(lambda v: core.sweep(method(), settled, Inertias(), v, History(), data))
-    again = sweep(variables).variables
+    once = jax.jit(lambda v: sweep(method(), settled, Inertias(), v, History(), data))
+    again = once(variables).variables
     for before, after in zip(jax.tree.leaves(variables), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
@@ -177,7 +186,7 @@ def test_a_fixed_point_has_no_gradient(x64):
     chosen, settled = method(activation="tanh"), numbers(1.0, 1.0, 2.0)
     _, _, variables, _ = train(chosen, 1000, 1, settled, (0.0, 0.0, 0.3))
     _, _, data = problem(1)
-    gradient = jax.grad(lambda v: core.objective(chosen, settled, v, data)[0])(variables)
+    gradient = jax.grad(lambda v: objective(chosen, settled, v, data)[0])(variables)
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) < 1e-6
 
 

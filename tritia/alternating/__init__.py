@@ -14,6 +14,7 @@ from tritia.alternating.losses import (
     smooth_loss as smooth_loss,
 )
 from tritia.alternating.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
+from tritia.alternating.problem import Inertia as Inertia
 from tritia.alternating.running_gram import (
     InputGramState as InputGramState,
     growing_period as growing_period,
@@ -22,5 +23,4 @@ from tritia.alternating.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,
 )
-from tritia.alternating.sweep import Inertia as Inertia
 from tritia.alternating.tiam import TiamState as TiamState, halving as halving, tiam as tiam

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tritia.alternating.sweep import Rejected
+from tritia.alternating.problem import Rejected
 
 
 class Diagnostics(NamedTuple):

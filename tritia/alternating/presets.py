@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from tritia.alternating.sweep import Inertia
+from tritia.alternating.problem import Inertia
 from tritia.alternating.tiam import halving, tiam
 from tritia.inertia import nesterov_schedule
 

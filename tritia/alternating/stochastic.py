@@ -22,8 +22,8 @@ from tritia.alternating.arguments import (
 from tritia.alternating.damped_inverse import times_columns, times_rows
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import find_layers, layers_of, like_params
+from tritia.alternating.problem import Inertia
 from tritia.alternating.running_gram import InputGramState, growing_period
-from tritia.alternating.sweep import Inertia
 from tritia.inertia import triple_inertia
 
 TARGET_STEPS = ("gradient", "exact")

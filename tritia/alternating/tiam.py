@@ -18,7 +18,7 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._batching import lockstep_cond
-from tritia.alternating import examples as ex, sweep as core
+from tritia.alternating import blocks, examples as ex, problem
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
     activation_of_each,
@@ -30,8 +30,9 @@ from tritia.alternating.arguments import (
 from tritia.alternating.diagnostics import Diagnostics
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
+from tritia.alternating.problem import History, Inertia, Inertias, Method, Numbers, Rejected
 from tritia.alternating.rows import Spectrum, spectrum
-from tritia.alternating.sweep import History, Inertia, Inertias, Method, Numbers, Rejected
+from tritia.alternating.sweep import SweepResult, sweep as sweep_once
 
 COUPLINGS = ("penalty", "inequality")
 WEIGHT_STEPS = ("auto", "exact", "line_search", "backtracking")
@@ -266,8 +267,8 @@ def tiam(
     the_loss = resolve_loss(loss)
     hidden = resolve_activations(activation, invertible=coupling == "inequality")
     inertias = _resolve_inertias(inertia)
-    keeps_kernels = core.needs_history(inertias.weights)
-    keeps_activations = coupling == "inequality" and core.needs_history(inertias.activations)
+    keeps_kernels = problem.needs_history(inertias.weights)
+    keeps_activations = coupling == "inequality" and problem.needs_history(inertias.activations)
 
     def method_for(network: Network) -> Method:
         inputs = network.sizes[:-1]
@@ -372,7 +373,7 @@ def tiam(
             state.activation_displacements,
             jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if len(state.tau) else (),
         )
-        result = core.sweep(
+        result = sweep_once(
             method, numbers, _at(inertias, state.count), start, history, data, first_fit
         )
         new = result.variables
@@ -405,7 +406,7 @@ def tiam(
 
 def _prepare(
     method: Method, state: TiamState, examples: ex.Examples, first: jax.Array, centred: bool
-) -> tuple[core.Data, jax.Array, jax.Array]:
+) -> tuple[problem.Data, jax.Array, jax.Array]:
     """Returns the data of a sweep, the inputs' fingerprint, and whether the inputs have changed."""
     marks = ex.fingerprint(examples.inputs)
     changed = ~first & jnp.any(marks != state.fingerprint)
@@ -420,7 +421,7 @@ def _prepare(
             examples.rows,
             state.spectrum,
         )
-    data = core.Data(examples.inputs, examples.targets, examples.rows, spectral)
+    data = problem.Data(examples.inputs, examples.targets, examples.rows, spectral)
     return data, jnp.where(first, marks, state.fingerprint), changed
 
 
@@ -431,19 +432,19 @@ def _start(
     kernels: tuple[jax.Array, ...],
     biases: tuple[jax.Array | None, ...],
     first: jax.Array,
-) -> tuple[core.Variables, jax.Array]:
+) -> tuple[problem.Variables, jax.Array]:
     """Returns the blocks to start the sweep from, a forward pass at first, and a_0 W_1 + b_1."""
-    first_fit = core.blocks.fit(inputs, kernels[0], biases[0])
+    first_fit = blocks.fit(inputs, kernels[0], biases[0])
 
     def forward(inputs, kernels, biases, first_fit, kept):
-        passed = core.forward(method, inputs, kernels, biases, first_fit)
+        passed = problem.forward(method, inputs, kernels, biases, first_fit)
         return passed.pre_activations, passed.activations
 
     kept = (state.pre_activations, state.activations)
     z, a = lockstep_cond(
         first, forward, lambda *operands: operands[-1], inputs, kernels, biases, first_fit, kept
     )
-    return core.Variables(kernels, biases, z, a), first_fit
+    return problem.Variables(kernels, biases, z, a), first_fit
 
 
 def _numbers(
@@ -481,7 +482,7 @@ def _numbers(
 
 def _diagnostics(
     method: Method,
-    result: core.SweepResult,
+    result: SweepResult,
     moved: tuple[jax.Array, ...],
     examples: ex.Examples,
     changed: jax.Array,
