@@ -3,12 +3,12 @@
 Run `python benchmarks/tiam.py PART... [--cora FOLDER] [--mnist FOLDER]` with any of the parts
 
   defaults   test metric after 10, 50 iterations, all data sets, 2 to 10 layers, default settings
-  choice     the same for the settings that the defaults were chosen from
+  choice     validation metric of the settings that the defaults were chosen from
   cora       mean of 10 seeds by iteration: the defaults, and the setting nearest to the paper
-  digits     time to 0.975 training and 0.96 test accuracy, against tuned Adam in the same run
   cost       an update against a full-batch step of Adam, Cora's shapes
   inertia    iterations to the same objective, with and without inertia
   scaling    time by rows (MNIST) and by layers
+  mnist      test accuracy on MNIST with all rows at once, by how its pixels are scaled
 
 and it prints Markdown. Data sets whose folder is not given are left out.
 """
@@ -16,7 +16,6 @@ and it prints Markdown. Data sets whose folder is not given are left out.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import statistics
 import time
@@ -30,22 +29,31 @@ import numpy as np
 import optax
 
 import tritia
-from tritia.compare import datasets, training, tuning
-from tritia.compare.optimizers import OPTIMIZERS, Optimizer, alternating
+from tritia.compare import datasets, training
+from tritia.compare.optimizers import Optimizer, alternating
 
 HIDDEN = 100
 SMALL = ("digits", "wine", "breast_cancer", "diabetes")
+DEFAULTS: Mapping[str, Any] = {
+    "rho": 1e-3,
+    "gamma": 1e-3,
+    "mu": 0.1,
+    "penalty_growth": 2.0,
+    "inertia": (0.0, 0.0, 0.3),
+}
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
-    "mu=0.03": {"mu": 0.03},
-    "mu=0.3": {"mu": 0.3},
-    "rho=gamma=1e-2": {"rho": 1e-2, "gamma": 1e-2},
-    "gamma=3e-3": {"gamma": 3e-3},
-    "penalty_growth=1": {"penalty_growth": 1.0},
-    "penalty_growth=1.5": {"penalty_growth": 1.5},
-    "no inertia": {"inertia": tritia.Inertia()},
-    "correct=0.6": {"inertia": tritia.Inertia(0.0, 0.0, 0.6)},
-    "mu=1e-3, the same for all layers": {"mu": 1e-3, "scale_mu": False},
+    "mu = 0.03": {"mu": 0.03},
+    "mu = 0.3": {"mu": 0.3},
+    "rho = gamma = 3e-4": {"rho": 3e-4, "gamma": 3e-4},
+    "rho = gamma = 1e-2": {"rho": 1e-2, "gamma": 1e-2},
+    "gamma = 3e-4": {"gamma": 3e-4},
+    "gamma = 3e-3": {"gamma": 3e-3},
+    "penalty_growth = 1": {"penalty_growth": 1.0},
+    "penalty_growth = 1.4": {"penalty_growth": 1.4},
+    "penalty_growth = 2.8": {"penalty_growth": 2.8},
+    "no inertia": {"inertia": (0.0, 0.0, 0.0)},
+    "correct = 0.6": {"inertia": (0.0, 0.0, 0.6)},
 }
 
 
@@ -97,21 +105,24 @@ def show_defaults(folders: Mapping[str, Path | None], seeds: int) -> None:
 def show_choice(folders: Mapping[str, Path | None], seeds: int) -> None:
     """The settings that the defaults were chosen from."""
     names = [name for name in (*SMALL, "cora") if load(name, folders) is not None]
-    problems = [(name, depth) for name in names for depth in (3, 10)]
-    head = ["setting", *(f"{name}, {depth}" for name, depth in problems)]
-
-    def rows() -> Iterator[list[str]]:
-        for label, settings in CHOICES.items():
-            cells = []
-            for name, depth in problems:
-                data = load(name, folders)
-                assert data is not None
-                test = curves(data, depth, alternating(**settings), 50, seeds).test_metric
-                cells.append(f"{test[:, 10].mean():.3f} / {test[:, 50].mean():.3f}")
-            yield [label, *cells]
-
-    print(f"Test metric after 10 / 50 iterations, mean of {seeds} seeds.\n")
-    table(head, rows())
+    print(f"Validation metric after 10 / 50 iterations, mean of {seeds} seeds.\n")
+    # A compilation serves all settings, so the table has a row for each problem.
+    rows = []
+    for name, depth in itertools.product(names, (3, 10)):
+        data = load(name, folders)
+        assert data is not None
+        run = record(data, depth, {}, seeds, 50, "validation")
+        cells = []
+        for settings in CHOICES.values():
+            found = run({**DEFAULTS, **settings}).mean(axis=0)
+            cells.append(f"{found[9]:.3f} / {found[49]:.3f}")
+        rows.append([f"{name}, {depth}", *cells])
+        print(*rows[-1], sep="; ", flush=True)
+    print()
+    table(
+        ["setting", *(row[0] for row in rows)],
+        zip(CHOICES, *(row[1:] for row in rows), strict=True),
+    )
 
 
 def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -145,93 +156,6 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
 
     print(f"Cora, 3 layers of {HIDDEN}: test accuracy, mean and deviation of {seeds} seeds.\n")
     table(["setting", *(f"after {at}" for at in marks)], rows())
-
-
-def show_digits(folders: Mapping[str, Path | None], seeds: int) -> None:
-    """Time to an accuracy on digits, each side with all rows or minibatches."""
-    del folders
-    data = load("digits", {})
-    assert data is not None
-    bench = training.prepare(data, (HIDDEN,) * 2, seeds, 128)
-    adam = OPTIMIZERS["adam"]
-    full = dataclasses.replace(adam, full_batch=True)
-    sides: list[tuple[str, Optimizer, int]] = [
-        ("tiam, defaults", alternating(), 12),
-        ("adam, full batch", full, 60),
-        ("adam, batches of 128", adam, 12),
-    ]
-    runs = []
-    for label, optimizer, epochs in sides:
-        setting = tuning.tune(bench, optimizer, epochs).setting if optimizer.learning_rate else {}
-        runs.append((label, optimizer, epochs, setting))
-    # One seed at a time, as a user trains, in turn.
-    reached: dict[str, list[tuple[float, float]]] = {label: [] for label, *_ in runs}
-    compiled = {}
-    for seed in range(seeds):
-        one = dataclasses.replace(
-            bench,
-            splits=jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], bench.splits),
-            initial=jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], bench.initial),
-            seeds=1,
-        )
-        for label, optimizer, epochs, setting in runs:
-            if label not in compiled:
-                compiled[label] = _single(one, optimizer, setting)
-            reached[label].append(_time_to(one, optimizer, compiled[label], epochs))
-    rows = []
-    for label, _, _, setting in runs:
-        epochs = [pair[0] for pair in reached[label]]
-        seconds = [pair[1] for pair in reached[label]]
-        rate = f"{setting['learning_rate']:g}" if setting else "none"
-        rows.append(
-            [
-                label,
-                rate,
-                f"{statistics.median(epochs):g}",
-                f"{1e3 * statistics.median(seconds):.1f}",
-                str(sum(np.isfinite(epochs))),
-            ]
-        )
-    print(
-        "digits, 3 layers: epochs and time (compiled) until 0.975 training and 0.96 test accuracy,"
-        f" medians of {seeds} seeds and splits, one at a time.\n"
-    )
-    table(["method", "learning rate", "epochs", "milliseconds", f"reached, of {seeds}"], rows)
-
-
-def _single(bench: training.Bench, optimizer: Optimizer, setting: Mapping[str, float]) -> Any:
-    """The compiled functions of one seed: start, epoch, evaluate."""
-    pure = training.functions(bench, optimizer)
-    numbers = {name: jnp.float32(value) for name, value in setting.items()}
-    start = jax.jit(lambda params: pure.start(numbers, params))
-    epoch = jax.jit(
-        lambda carry, rows, split, batches: pure.epoch(numbers, carry, rows, split, batches)
-    )
-
-    @jax.jit
-    def evaluate(carry, rows, split):
-        return tuple(pure.evaluate(carry, rows, split, part)[1] for part in ("training", "test"))
-
-    return start, epoch, evaluate
-
-
-def _time_to(
-    bench: training.Bench, optimizer: Optimizer, compiled: Any, epochs: int
-) -> tuple[float, float]:
-    """Epochs and seconds of training until both accuracies are reached."""
-    start, epoch, evaluate = compiled
-    split, params = jax.tree.map(lambda leaf: leaf[0], (bench.splits, bench.initial))
-    batches = [jnp.asarray(bench.batches(optimizer, e)[0]) for e in range(epochs)]
-    jax.block_until_ready(epoch(start(params), bench.rows, split, batches[0]))  # compiled, warm
-    carry, seconds = start(params), 0.0
-    for done, batch in enumerate(batches, start=1):
-        began = time.perf_counter()
-        carry = jax.block_until_ready(epoch(carry, bench.rows, split, batch))
-        seconds += time.perf_counter() - began
-        train, test = evaluate(carry, bench.rows, split)
-        if train >= 0.975 and test >= 0.96:
-            return done, seconds
-    return float("inf"), float("inf")
 
 
 Step = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
@@ -383,12 +307,12 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
             if data is None:
                 continue
 
-            objectives = _objectives(data, settings, seeds, long)
-            plain = objectives((0.0, 0.0, 0.0))
+            run = record(data, 3, settings, seeds, long, "objective")
+            plain = lowest(run, (0.0, 0.0, 0.0))
             goal = plain[:, -1:]
             best, cells = np.inf, []
             for inertia in inertias:
-                found = objectives(inertia)
+                found = lowest(run, inertia)
                 needed = np.where(
                     (found <= goal).any(axis=1), (found <= goal).argmax(axis=1) + 1.0, np.inf
                 )
@@ -404,34 +328,61 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
     table(["problem", *map(str, inertias), "best"], rows())
 
 
-def _objectives(
-    data: datasets.Dataset, settings: Mapping[str, Any], seeds: int, iterations: int
-) -> Callable[[Sequence[float]], np.ndarray]:
-    """The lowest objective so far by seed and iteration, as a function of the coefficients."""
-    bench = training.prepare(data, (HIDDEN,) * 2, seeds, None)
+Run = Callable[[Mapping[str, Any]], np.ndarray]
+
+
+def lowest(run: Run, inertia: Sequence[float]) -> np.ndarray:
+    """The lowest objective so far, by seed and iteration."""
+    return np.minimum.accumulate(run({"inertia": inertia}), axis=1)
+
+
+def record(
+    data: datasets.Dataset,
+    depth: int,
+    settings: Mapping[str, Any],
+    seeds: int,
+    iterations: int,
+    what: str,
+) -> Run:
+    """Returns what is measured after each iteration as a function of TIAM's numbers.
+
+    Args:
+      data: the examples.
+      depth: layers, of `HIDDEN` units.
+      settings: arguments of `tritia.tiam` that stay as they are.
+      seeds: how many, trained at once.
+      iterations: how many.
+      what: "objective", or the part of the examples whose metric is taken.
+
+    Returns:
+      A function of further arguments of `tritia.tiam`, compiled once for all their values, to an
+      array (seeds, iterations).
+    """
+    bench = training.prepare(data, (HIDDEN,) * (depth - 1), seeds, None)
     optimizer = alternating(**settings)
     pure = training.functions(bench, optimizer)
     batches = jnp.asarray(bench.batches(optimizer, 0))
 
     @jax.jit
-    def run(inertia, rows, initial, splits, batches):
-        setting = {"inertia": inertia}
-
+    def compiled(numbers, rows, initial, splits, batches):
         def train(params, split, batch):
             def step(carry, _):
-                carry = pure.epoch(setting, carry, rows, split, batch)
-                return carry, tritia.diagnostics(carry.state).objective
+                carry = pure.epoch(numbers, carry, rows, split, batch)
+                if what == "objective":
+                    return carry, tritia.diagnostics(carry.state).objective
+                return carry, pure.evaluate(carry, rows, split, what)[1]
 
-            return jax.lax.scan(step, pure.start(setting, params), length=iterations)[1]
+            return jax.lax.scan(step, pure.start(numbers, params), length=iterations)[1]
 
         return jax.vmap(train)(initial, splits, batches)
 
-    def objectives(inertia: Sequence[float]) -> np.ndarray:
-        coefficients = tritia.Inertia(*map(jnp.float32, inertia))
-        found = run(coefficients, bench.rows, bench.initial, bench.splits, batches)
-        return np.minimum.accumulate(np.asarray(found), axis=1)
+    def run(numbers: Mapping[str, Any]) -> np.ndarray:
+        traced = jax.tree.map(jnp.float32, dict(numbers))
+        if "inertia" in traced:
+            traced["inertia"] = tritia.Inertia(*traced["inertia"])
+        return np.asarray(compiled(traced, bench.rows, bench.initial, bench.splits, batches))
 
-    return objectives
+    return run
 
 
 def show_scaling(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -463,14 +414,45 @@ def show_scaling(folders: Mapping[str, Path | None], seeds: int) -> None:
         )
 
 
+def show_mnist(folders: Mapping[str, Path | None], seeds: int) -> None:
+    """All rows of MNIST at once, which is what minibatches are for, under two scalings."""
+    del seeds
+    data = load("mnist", folders)
+    if data is None:
+        return
+    sizes = (784, 256, 256, 10)
+    split = datasets.split(data, 0)
+    fitted = jnp.setdiff1d(jnp.arange(len(data.inputs)), split.test)
+    solver = tritia.tiam(len(fitted))
+    step = jax.jit(solver_step(solver), donate_argnums=(0, 1))
+
+    def rows() -> Iterator[list[str]]:
+        for label, shift, scale in (
+            ("one mean and deviation", data.inputs.mean(), data.inputs.std()),
+            ("between 0 and 1", 0.0, 1.0),
+        ):
+            inputs, targets = jnp.asarray((data.inputs - shift) / scale), jnp.asarray(data.targets)
+            params = make_params(sizes)
+            state, cells = solver.init(params), []
+            for update in range(1, 21):
+                params, state = step(params, state, inputs[fitted], targets[fitted])
+                if update in (1, 5, 10, 20):
+                    labels = apply(params, inputs[split.test]).argmax(axis=1)
+                    cells.append(f"{jnp.mean(labels == targets[split.test]):.3f}")
+            yield [label, *cells]
+
+    print("MNIST, 60000 rows, 784-256-256-10, default settings, one seed: test accuracy.\n")
+    table(["pixels", *(f"after {at}" for at in (1, 5, 10, 20))], rows())
+
+
 PARTS: Mapping[str, Callable[[Mapping[str, Path | None], int], None]] = {
     "defaults": show_defaults,
     "choice": show_choice,
     "cora": show_cora,
-    "digits": show_digits,
     "cost": show_cost,
     "inertia": show_inertia,
     "scaling": show_scaling,
+    "mnist": show_mnist,
 }
 
 

@@ -232,6 +232,13 @@ def test_an_optimizer_can_ask_for_the_gradient_elsewhere(wine):
     np.testing.assert_allclose(mine.training_loss, registered.training_loss, rtol=1e-4)
 
 
+def test_an_optimizer_can_ask_for_the_loss(wine):
+    losses = train(wine, OPTIMIZERS["lbfgs"], {}, 10).training_loss
+    # Its line search accepts no step that raises the loss.
+    assert (np.diff(losses, axis=1) <= 1e-5).all()
+    assert (losses[:, -1] < 0.05 * losses[:, 0]).all()
+
+
 def test_an_optimizer_can_ask_for_examples_and_report_diagnostics(wine):
     task = wine.net.task
 

@@ -49,8 +49,9 @@ class Optimizer:
         after the learning rate, all combinations of them.
       gradients_per_step: gradient evaluations of a minibatch that one step takes.
       extra: what `update` is passed besides gradients, state and params: nothing; `grad_fn`, the
-        gradient on the same minibatch as a function of params; or `inputs` and `targets`, with
-        None for the gradients, which nobody computes.
+        gradient on the same minibatch as a function of params; the loss as Optax's line searches
+        take it, `value`, `grad` and `value_fn`; or `inputs` and `targets`, with None for the
+        gradients, which nobody computes.
       full_batch: whether every step sees all training rows.
       evaluation_params: from state and params to the params that are evaluated.
       diagnostics: from state to named scalars, written to metrics.csv after each epoch.
@@ -61,7 +62,7 @@ class Optimizer:
     learning_rate: float | None
     coefficients: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     gradients_per_step: int = 1
-    extra: Literal["nothing", "grad_fn", "examples"] = "nothing"
+    extra: Literal["nothing", "grad_fn", "loss", "examples"] = "nothing"
     full_batch: bool = False
     evaluation_params: Callable[[Any, Any], Any] = _params_themselves
     diagnostics: Callable[[Any], Mapping[str, jax.Array]] | None = None
@@ -154,7 +155,6 @@ _OPTAX_CONTRIB_ALIASES: dict[str, float] = {
 }
 
 LEFT_OUT: dict[str, str] = {
-    "lbfgs": "its line search needs the value and the loss function",
     "optimistic_adam": "deprecated in favour of optimistic_adam_v2",
     "momo": "needs the value of the loss",
     "momo_adam": "needs the value of the loss",
@@ -181,6 +181,10 @@ def _optax_optimizers() -> dict[str, Optimizer]:
             factory = getattr(module, name, None)
             if factory is not None:
                 optimizers[name] = _alias(f"{prefix}.{name}", factory, learning_rate)
+    # Its line search compares losses, so all steps must see the same rows.
+    optimizers["lbfgs"] = Optimizer(
+        "optax.lbfgs()", lambda *_: optax.lbfgs(), None, extra="loss", full_batch=True
+    )
     cocob = getattr(optax.contrib, "cocob", None)
     if cocob is not None:  # It bets: no learning rate changes what it does.
         optimizers["cocob"] = Optimizer("optax.contrib.cocob()", lambda *_: cocob(), None)

@@ -184,17 +184,20 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
         def step(carry: Carry, positions: jax.Array) -> tuple[Carry, None]:
             inputs, targets = gather(task, rows, split, split.training[positions])
 
-            def grad_fn(params: Any) -> Any:
-                return jax.grad(
-                    lambda p: jnp.mean(network.row_losses(task, net.apply(p, inputs), targets))
-                )(params)
+            def loss(params: Any) -> jax.Array:
+                return jnp.mean(network.row_losses(task, net.apply(params, inputs), targets))
 
+            gradients: Any = None
+            extra: dict[str, Any] = {}
             if optimizer.extra == "examples":
-                gradients: Any = None
                 extra = {"inputs": inputs, "targets": targets}
+            elif optimizer.extra == "loss":
+                value, gradients = jax.value_and_grad(loss)(carry.params)
+                extra = {"value": value, "grad": gradients, "value_fn": loss}
             else:
-                gradients = grad_fn(carry.params)
-                extra = {"grad_fn": grad_fn} if optimizer.extra == "grad_fn" else {}
+                gradients = jax.grad(loss)(carry.params)
+                if optimizer.extra == "grad_fn":
+                    extra = {"grad_fn": jax.grad(loss)}
             updates, state = solver.update(gradients, carry.state, carry.params, **extra)
             return Carry(optax.apply_updates(carry.params, updates), state), None
 
