@@ -321,6 +321,24 @@ def test_decay_chained_after_it_acts_on_the_iterate():
     )
 
 
+def test_clipping_chained_after_it_bounds_each_displacement():
+    params, (x, y) = make_params(*SIZES), make_data()
+    most = 0.05
+    solver = optax.chain(tritia.stochastic_tiam(0.3), optax.clip_by_global_norm(most))
+
+    @jax.jit
+    def update(params, state):
+        return solver.update(None, state, params, inputs=x, targets=y)
+
+    state = solver.init(params)
+    for _ in range(3):
+        before = tritia.eval_params(state, params)
+        updates, state = update(params, state)
+        params = optax.apply_updates(params, updates)
+        moved = jax.tree.map(jnp.subtract, tritia.eval_params(state, params), before)
+        np.testing.assert_allclose(optax.tree.norm(moved), most, rtol=1e-4)
+
+
 def test_the_state_has_no_row_for_an_example():
     params, (x, y) = make_params(*SIZES), make_data()
     solver = tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(0.9, 0.9, 0.0))
