@@ -239,7 +239,7 @@ def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) ->
     """The figures of `race`; "-" where most seeds miss a target."""
     epochs = len(runs[0][0].accuracy)
     heads = ["optimizer", "batch", "learning rate", *(str(n + 1) for n in range(epochs))]
-    heads += ["least, greatest", "s an epoch (quartiles)"]
+    heads += ["least, greatest", "s an epoch (quartiles)", "CPU s"]
     heads += [f"epochs, s to {target:g}" for target in targets]
     rows = [heads]
     for entry, curves in zip(entries, zip(*runs, strict=True), strict=True):
@@ -250,6 +250,7 @@ def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) ->
         row += [f"{median:.4f}" for median in np.median(accuracy, axis=0)]
         row += [f"{accuracy[:, -1].min():.4f}, {accuracy[:, -1].max():.4f}"]
         row += [f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        row += [f"{np.median([curve.cpu_seconds for curve in curves]):.2f}"]
         for target in targets:
             reached = accuracy >= target
             first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, np.inf)
@@ -270,7 +271,10 @@ def variants(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     network = arguments.networks.split(",")[0]
     trainer = Trainer(dataset, network, 1, arguments.short_epochs)
     entries = [Entry("adam", OPTIMIZERS["adam"], 128, {"learning_rate": 1e-3})]
-    for label, settings in VARIANTS.items():
+    split = jax.tree.map(lambda leaf: leaf[0], trainer.bench.splits)
+    inputs, _ = training.gather("classification", trainer.bench.rows, split, split.training)
+    known = {"first Gram matrix given": {"input_gram": gram(inputs)}}
+    for label, settings in {**VARIANTS, **known}.items():
         optimizer = stochastic_alternating(**settings)
         entries.append(Entry(label, optimizer, 128, {"learning_rate": 0.3}))
     for batch_size, rate, adam_rate in ((256, 0.5, 1.5e-3), (512, 1.0, 2e-3)):
@@ -281,15 +285,25 @@ def variants(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     path = arguments.out / f"variants-{trainer.title}-{trainer.epochs}.json"
     curves = kept(path, trainer, entries, 0)
     heads = ["setting", "batch", "learning rate", f"accuracy after {trainer.epochs}"]
-    rows = [[*heads, "s an epoch", "over Adam's, same batch"]]
+    rows = [[*heads, "s an epoch", "over Adam's", "CPU s", "over Adam's"]]
+    adam = (1.0, 1.0)
     for entry, curve in zip(entries, curves, strict=True):
-        middle = statistics.median(curve.seconds)
-        if entry.label == "adam":
-            adam_seconds = middle
+        times = statistics.median(curve.seconds), statistics.median(curve.cpu_seconds)
+        if entry.label == "adam":  # of the same batch size as those that follow
+            adam = times
         row = [entry.label, str(entry.batch_size), f"{entry.setting['learning_rate']:g}"]
-        row += [f"{curve.accuracy[-1]:.4f}", f"{middle:.2f}", f"{middle / adam_seconds:.2f}"]
+        row.append(f"{curve.accuracy[-1]:.4f}")
+        row += [
+            text for t, a in zip(times, adam, strict=True) for text in (f"{t:.2f}", f"{t / a:.2f}")
+        ]
         rows.append(row)
     print(f"\n{trainer.title}: settings, validation accuracy\n\n{table(rows)}", flush=True)
+
+
+def gram(inputs: jax.Array) -> jax.Array:
+    """The Gram matrix of the first layer's inputs, the constant one of the bias among them."""
+    rows = jnp.pad(inputs, ((0, 0), (0, 1)), constant_values=1)
+    return rows.T @ rows / len(rows)
 
 
 def choice(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
@@ -348,9 +362,9 @@ def main() -> None:
     add("--data", type=Path, required=True, help="folder with MNIST's IDX files")
     add("--out", type=Path, required=True, help="folder of results")
     add("--seeds", type=int, default=5)
-    add("--epochs", type=int, default=10)
-    add("--tuning-epochs", type=int, default=4)
-    add("--short-epochs", type=int, default=3, help="of variants, choice and targets")
+    add("--epochs", type=int, default=8)
+    add("--tuning-epochs", type=int, default=3)
+    add("--short-epochs", type=int, default=2, help="of variants, choice and targets")
     add("--targets", default="0.97,0.975,0.98", help="test accuracies")
     add("--networks", default="256x2,128x5", help="width x hidden layers, ...")
     add("--quick", action="store_true", help="one seed, three epochs, two of tuning")
