@@ -48,6 +48,7 @@ class Request:
         "bdf2",
         "difference3",
         "difference4",
+        "tiam",
     )
     seeds: int = 5
     epochs: int = 20
