@@ -1,6 +1,6 @@
 """64 settings at once against 64 one after another, and settings per second against lanes.
 
-    python benchmarks/sweeps.py
+    python -m benchmarks.sweeps [--quick]
 
 The same work each time: an MLP on the digits, Adam with 64 learning rates, minibatches of 64, as
 many steps, records and evaluations. Times are wall-clock and include compilation unless said
@@ -20,6 +20,7 @@ import optax
 import sklearn.datasets
 from flax import nnx
 
+from benchmarks.timing import header, in_turn, milliseconds, table
 from tritia import sweeps
 
 
@@ -47,7 +48,11 @@ def main():
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lanes", type=int, nargs="*", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--quick", action="store_true", help="3 settings, once, and fewer lanes")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.settings, arguments.steps, arguments.repeats = 3, 50, 1
+        arguments.lanes = [1, 4, 16]
     problem, data = problem_and_data(arguments.hidden)
     rates = np.geomspace(1e-4, 1e-1, arguments.settings)
     settings = sweeps.grid(learning_rate=list(rates))
@@ -79,7 +84,7 @@ def main():
         found = function()
         return time.perf_counter() - began, found
 
-    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {arguments}")
+    print(f"{header()}\n")
     times = {function: [] for function in (at_once, one_after_another, compiled_anew)}
     curves = {}
     for repeat in range(arguments.repeats):
@@ -88,26 +93,32 @@ def main():
                 continue
             taken, curves[function] = seconds(function)
             found.append(taken)
-            print(f"{function.__name__:18} {taken:8.2f} s", flush=True)
     medians = {function: statistics.median(found) for function, found in times.items()}
-    for function, found in times.items():
-        listed = ", ".join(f"{value:.2f}" for value in found)
-        ratio = medians[function] / medians[at_once]
-        difference = np.max(np.abs(curves[function] / curves[at_once] - 1))
-        print(
-            f"{function.__name__:18} median {medians[function]:8.2f} s  ({listed})  "
-            f"{ratio:6.1f} x at once; curves differ by {difference:.1e} at most"
-        )
-    print("lanes  settings/s  (compiled before, median of 3)")
-    for lanes in arguments.lanes:
-        sweep, chosen = build(), sweeps.grid(learning_rate=list(np.geomspace(1e-4, 1e-1, lanes)))
-        sweep(chosen)
-        found = []
-        for _ in range(3):
-            began = time.perf_counter()
-            sweep(chosen)
-            found.append(time.perf_counter() - began)
-        print(f"{lanes:5}  {lanes / statistics.median(found):10.1f}")
+
+    def kinds():
+        for function, found in times.items():
+            spread = f"{min(found):.2f}–{max(found):.2f}"
+            ratio = medians[function] / medians[at_once]
+            difference = np.max(np.abs(curves[function] / curves[at_once] - 1))
+            name = function.__name__.replace("_", " ")
+            yield [name, f"{medians[function]:.2f} ({spread})", f"{ratio:.1f}", f"{difference:.0e}"]
+
+    print(f"{arguments.settings} settings of {arguments.steps} steps, with compilation:\n")
+    head = ["", "s, median (least and most)", "times at once", "curves differ by, at most"]
+    table(head, kinds())
+
+    rates = {lanes: np.geomspace(1e-4, 1e-1, lanes) for lanes in arguments.lanes}
+    compiled, calls = build(), {}
+    for lanes, chosen in rates.items():
+        found = sweeps.grid(learning_rate=list(chosen))
+        calls[str(lanes)] = lambda found=found: compiled(found).losses
+    seconds_of = in_turn(calls, 3)
+    print(f"Settings a second by lanes, compiled before, {arguments.steps} steps:\n")
+    rows = (
+        [lanes, milliseconds(found), f"{int(lanes) / found.median:.1f}"]
+        for lanes, found in seconds_of.items()
+    )
+    table(["lanes", "ms a sweep (quartiles)", "settings a second"], rows)
 
 
 if __name__ == "__main__":

@@ -1,79 +1,99 @@
-"""The cost of one update, against the transform of Optax that keeps as much memory.
+"""The cost of one update, against Optax's with as much memory and against the machine's bandwidth.
 
-Run `python benchmarks/update_cost.py`.
-Ten million float32 parameters in ten matrices; one jitted, donated `update` and `apply_updates`.
-All optimizers are stepped in turn, so that whatever else the machine does hits all alike; medians.
+Run `python -m benchmarks.update_cost [--quick]`.
+
+One jitted, donated `update` and `apply_updates`, on 10 million parameters in the shapes of a small
+transformer. All sides are stepped in turn. Beside the time: the share of the copy bandwidth,
+which is what the scheme must read and write, over the time, over what a copy reads and writes in
+its time; and the memory that the compiled step takes beyond params, state and gradient, in copies
+of the params.
 """
 
+from __future__ import annotations
+
 import argparse
-import platform
-import statistics
-import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-import tritia
+from benchmarks.families import FAMILIES, LONG_MEMORY, PEERS, parameters, size, transformer
+from benchmarks.timing import carried, header, in_turn, milliseconds, table, update_step
 
-RATE = 1e-3
-PAIRS = {
-    "adams_bashforth(order=2)": (
-        tritia.adams_bashforth(RATE, order=2),
-        "optimistic_gradient_descent",
-        optax.optimistic_gradient_descent(RATE),
-    ),
-    "heavy ball scheme": (
-        tritia.linear_multistep(RATE, tritia.heavy_ball_scheme("9/10")),
-        "sgd(momentum)",
-        optax.sgd(RATE, momentum=0.9),
-    ),
-    "difference(order=2, steps=3)": (tritia.difference(RATE), "adam", optax.adam(RATE)),
-    "difference(order=2, steps=5)": (
-        tritia.difference(RATE, order=2, steps=5),
-        "adam",
-        optax.adam(RATE),
-    ),
-    "triple_inertia(sgd)": (
-        tritia.triple_inertia(optax.sgd(RATE), 0.9, 0.9, 0.0),
-        "sgd(nesterov)",
-        optax.sgd(RATE, momentum=0.9, nesterov=True),
-    ),
-}
+BATCH = 4  # optimizers whose states are held at once
+
+
+def copied(destination: Any, source: Any) -> Any:
+    """A copy into a buffer that is there already."""
+    del destination
+    return source
+
+
+def scaled(tree: Any) -> Any:
+    """As many bytes, in place."""
+    return (jax.tree.map(lambda leaf: leaf * jnp.asarray(0.999, leaf.dtype), tree),)
+
+
+def show(dtype: Any, rounds: int, shape: dict[str, int]) -> None:
+    """One table."""
+    params = transformer(**shape, dtype=dtype)
+    grads = jax.tree.map(lambda leaf: leaf * jnp.asarray(0.01, leaf.dtype), params)
+    unit = size(params)
+    in_place = jax.jit(scaled, donate_argnums=0)
+    between = jax.jit(lambda destination, source: (copied(destination, source),), donate_argnums=0)
+    everything = {**FAMILIES, **LONG_MEMORY}
+
+    def rows() -> Iterator[list[str]]:
+        names = list(everything)
+        for start in range(0, len(names), BATCH):
+            chosen = names[start : start + BATCH]
+            peers = {everything[name].peer for name in chosen}
+            calls = {
+                "in place": carried(in_place, (params,)),
+                "between": carried(between, (params,), params),
+            }
+            temporary = {}
+            for name in [*peers, *chosen]:
+                optimizer = {**PEERS, **everything}[name].make(1e-3)
+                state = optimizer.init(params)
+                step = jax.jit(update_step(optimizer), donate_argnums=(0, 1))
+                compiled = step.lower(params, state, grads).compile()
+                memory: Any = compiled.memory_analysis()
+                temporary[name] = memory.temp_size_in_bytes / unit
+                calls[name] = carried(compiled, (params, state), grads)
+                del state
+            found = in_turn(calls, rounds)
+            copy = min(found["in place"].median, found["between"].median)
+            for name in chosen:
+                family, time, peer = everything[name], found[name], found[everything[name].peer]
+                other = PEERS[family.peer]
+                share = (family.reads + family.writes) / 2 * copy / time.median
+                their_share = (other.reads + other.writes) / 2 * copy / peer.median
+                yield [
+                    name,
+                    milliseconds(time),
+                    family.peer,
+                    milliseconds(peer),
+                    f"{time.median / peer.median:.2f}",
+                    f"{share:.0%} ({their_share:.0%})",
+                    f"{temporary[name]:.2f} ({temporary[family.peer]:.2f})",
+                ]
+
+    print(f"{parameters(params) / 1e6:.1f} million parameters, {jnp.dtype(dtype)}:\n")
+    head = ["transform", "ms (quartiles)", "Optax's", "ms (quartiles)", "ratio"]
+    table([*head, "of the copy bandwidth (Optax's)", "temporary memory (Optax's)"], rows())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=1000, help="side of the ten square matrices")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer parameters and rounds")
+    parser.add_argument("--rounds", type=int, help="calls of each side that are counted")
     arguments = parser.parse_args()
-    shape = (arguments.side, arguments.side)
-    grads = [jnp.full(shape, 0.01) for _ in range(10)]
-
-    runs = {}
-    for name, (ours, peer, theirs) in PAIRS.items():
-        for label, optimizer in ((name, ours), (peer, theirs)):
-            if label not in runs:
-
-                def step(params, state, grads, optimizer=optimizer):
-                    updates, state = optimizer.update(grads, state, params)
-                    return optax.apply_updates(params, updates), state
-
-                params = [jnp.ones(shape) for _ in range(10)]
-                state = optimizer.init(params)
-                step = jax.jit(step, donate_argnums=(0, 1))
-                runs[label] = [step, jax.block_until_ready(step(params, state, grads)), []]
-    for _ in range(arguments.rounds):
-        for run in runs.values():
-            begin = time.perf_counter()
-            run[1] = jax.block_until_ready(run[0](*run[1], grads))
-            run[2].append(time.perf_counter() - begin)
-
-    print(f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print(f"{'transform':30} {'ms':>7}   {'against':28} {'ms':>7} {'ratio':>6}")
-    for name, (_, peer, _) in PAIRS.items():
-        ours, theirs = (1e3 * statistics.median(runs[label][2]) for label in (name, peer))
-        print(f"{name:30} {ours:7.2f}   {peer:28} {theirs:7.2f} {ours / theirs:6.2f}")
+    shape = {"width": 128, "layers": 4, "words": 1024} if arguments.quick else {}
+    print(f"{header()}\n")
+    for dtype in (jnp.float32, jnp.bfloat16):
+        show(dtype, arguments.rounds or (10 if arguments.quick else 40), shape)
 
 
 if __name__ == "__main__":
