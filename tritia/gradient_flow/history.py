@@ -7,9 +7,11 @@ and the coefficients are rotated instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from tritia.gradient_flow.trees import zeros_like
@@ -38,27 +40,109 @@ def by_slot(newest_first: jax.Array, position: jax.Array) -> jax.Array:
     return newest_first[(position - 1 - jnp.arange(length)) % length]
 
 
-def write(history: History, position: jax.Array, new: Any) -> History:
+def conditional(predicate: Any, true_fn: Any, false_fn: Any, *operands: Any) -> Any:
+    """`jax.lax.cond`, which outside of `jax.jit` compiles nothing: there the predicate is known."""
+    if isinstance(predicate, jax.core.Tracer):
+        return jax.lax.cond(predicate, true_fn, false_fn, *operands)
+    return (true_fn if predicate else false_fn)(*operands)
+
+
+def write(history: History, position: jax.Array, new: Any, read: Any = True) -> History:
     """Overwrites the oldest tree of a history; leaves that are None in `new` stay as they were.
 
     Each slot is passed through a `lax.cond` on the whole tree: XLA then updates one buffer in place
     and leaves the others alone, where a `where` on each leaf would write them all.
+
+    Args:
+      history: what is overwritten.
+      position: the number of writes so far.
+      new: a tree like those of the history.
+      read: the token of what has to be computed from the history before.
+    """
+    if len(history) < 2 and read is True:
+        return tuple(_filled(new, old) for old in history)
+    slot = position % max(len(history), 1)
+    return tuple(
+        conditional(
+            read & (slot == j), lambda _, fresh: fresh, lambda kept, _: kept, old, _filled(new, old)
+        )
+        for j, old in enumerate(history)
+    )
+
+
+# XLA overwrites a buffer in place only where it knows that everything that reads it comes first;
+# else it saves a copy of the whole history. It does not know the order of two writes to different
+# slots, nor that a step is computed before the memory is overwritten, unless one needs a result of
+# the other. Conditionals give such results: a `token` is a boolean that is always True.
+
+
+def write_computed(
+    history: History, position: jax.Array, compute: Callable[[History], Any]
+) -> tuple[History, jax.Array]:
+    """Overwrites the oldest tree of a history by what is computed from the history.
+
+    The result never stands anywhere but in its slot: a buffer for it, as large as the params, costs
+    more than the arithmetic. `compute` is compiled once for each slot.
+
+    Returns:
+      The history, and the token of this computation.
+    """
+    token = jnp.zeros((), bool)
+    for j, old in enumerate(history):
+
+        def written(now: History = history, old: Any = old) -> tuple[Any, jax.Array]:
+            # Where this runs, the slots that were passed before are as they were.
+            return _filled(compute(now), old), jnp.ones((), bool)
+
+        def kept(old: Any = old, token: jax.Array = token) -> tuple[Any, jax.Array]:
+            return old, token
+
+        turn = (position >= 0) & (position % len(history) == j)
+        slot, token = conditional(turn, written, kept)
+        history = (*history[:j], slot, *history[j + 1 :])
+    return history, token
+
+
+def computed_before(
+    position: jax.Array, compute: Callable[[], Any], placeholder: Any
+) -> tuple[Any, jax.Array]:
+    """Computes a tree in a conditional, and returns it with the token of this computation.
+
+    Args:
+      position: the number of writes so far.
+      compute: returns the tree.
+      placeholder: any tree of the same shapes.
     """
 
-    def filled(old: Any) -> Any:
-        return jax.tree.map(
-            lambda n, o: o if n is None else jnp.asarray(n).astype(o.dtype),
-            new,
-            old,
-            is_leaf=_is_none,
-        )
+    def done() -> tuple[Any, jax.Array]:
+        return compute(), jnp.ones((), bool)
 
-    if len(history) < 2:
-        return tuple(filled(old) for old in history)
+    def never() -> tuple[Any, jax.Array]:
+        dtypes = jax.eval_shape(compute)
+        return _filled(placeholder, dtypes), jnp.zeros((), bool)
+
+    return conditional(position >= 0, done, never)
+
+
+def newest(history: History, position: jax.Array) -> Any:
+    """Reads the tree that was written at `position`."""
     slot = position % len(history)
-    return tuple(
-        jax.lax.cond(slot == j, lambda _, fresh: fresh, lambda kept, _: kept, old, filled(old))
-        for j, old in enumerate(history)
+
+    def read(first: Any, *others: Any) -> Any:
+        for j, other in enumerate(others, start=1):
+            first = jnp.where(slot == j, other, first)
+        return first
+
+    return jax.tree.map(read, *history)
+
+
+def _filled(new: Any, old: Any) -> Any:
+    """Returns `new` in the dtypes of `old`, which stands in where a leaf of `new` is None."""
+    return jax.tree.map(
+        lambda n, o: o if n is None else jnp.asarray(n).astype(o.dtype),
+        new,
+        old,
+        is_leaf=_is_none,
     )
 
 

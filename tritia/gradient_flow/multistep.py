@@ -54,11 +54,10 @@ class LinearMultistepState(NamedTuple):
 
 
 class _Coefficients(NamedTuple):
-    """What one step is made of: its size h, and update = h gains . directions - weights . steps."""
+    """What one step of size h is made of: update = h gains . directions - weights . steps."""
 
     weights: jax.Array  # of the past displacements, newest first
     gains: jax.Array  # of the direction that comes in, then of the past ones, newest first
-    step_size: jax.Array  # 1 in the `scale_by_` form
 
 
 def scale_by_linear_multistep(
@@ -112,10 +111,14 @@ def scale_by_linear_multistep(
     check_scheme(scheme)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
 
-    def coefficients(state: LinearMultistepState, dtype: Any) -> _Coefficients:
-        return _by_history(scheme, state, jnp.ones((), dtype))
-
-    return _multistep(scheme, coefficients, accumulator_dtype, stored_sizes=0, sign=1)
+    return _multistep(
+        scheme,
+        lambda count: 1.0,
+        functools.partial(_by_history, scheme),
+        accumulator_dtype,
+        stored_sizes=0,
+        sign=1,
+    )
 
 
 def linear_multistep(
@@ -185,13 +188,15 @@ def linear_multistep(
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     constant = isinstance(learning_rate, numbers.Real)
 
-    def coefficients(state: LinearMultistepState, dtype: Any) -> _Coefficients:
-        step_size = jnp.asarray(value_at(learning_rate, state.count)).astype(dtype)
-        choose = _by_history if constant or scheme.steps == 1 else _by_step_sizes
-        return choose(scheme, state, step_size)
-
-    stored_sizes = scheme.steps - 1
-    return _multistep(scheme, coefficients, accumulator_dtype, stored_sizes=stored_sizes, sign=-1)
+    choose = _by_history if constant or scheme.steps == 1 else _by_step_sizes
+    return _multistep(
+        scheme,
+        functools.partial(value_at, learning_rate),
+        functools.partial(choose, scheme),
+        accumulator_dtype,
+        stored_sizes=scheme.steps - 1,
+        sign=-1,
+    )
 
 
 def adams_bashforth(
@@ -340,13 +345,17 @@ def difference(
 
 def _multistep(
     scheme: LinearMultistep,
-    coefficients: Callable[[LinearMultistepState, Any], _Coefficients],
+    read_step_size: Callable[[jax.Array], jax.typing.ArrayLike],
+    coefficients: Callable[[LinearMultistepState, jax.Array], _Coefficients],
     accumulator_dtype: Any,
     *,
     stored_sizes: int,
     sign: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transform behind all names; `sign` is -1 where the incoming updates are gradients."""
+    """The transform behind all names; `sign` is -1 where the incoming updates are gradients.
+
+    `coefficients` are those of a step of a given size, 1 in the `scale_by_` form.
+    """
     past_steps, past_directions = scheme.history_lengths
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
 
@@ -367,38 +376,55 @@ def _multistep(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         like = updates if params is None else params
-        weights, gains, step_size = coefficients(state, _scalar_dtype(like))
-        gains = sign * step_size * gains
-        weights = history.by_slot(weights, state.position)
-        gains = jnp.concatenate([gains[:1], history.by_slot(gains[1:], state.position)])
+        dtype = _scalar_dtype(like)
+        step_size = jnp.asarray(read_step_size(state.count)).astype(dtype)
 
-        def displacement(direction: Any, steps: list[Any], directions: list[Any]) -> Any:
-            # Half-precision leaves are combined in float32: the memory traffic is the same.
-            dtype = jnp.promote_types(jnp.result_type(direction), jnp.float32)
-            real = jnp.finfo(dtype).dtype
-            total = gains[0].astype(real) * direction
-            for j, step in enumerate(steps):
-                total = total - weights[j].astype(real) * step
-            for j, past in enumerate(directions):
-                total = total + gains[1 + j].astype(real) * past
-            return total
+        def by_slot() -> tuple[jax.Array, ...]:
+            weights, gains = coefficients(state, step_size)
+            gains = sign * step_size * gains
+            past = history.by_slot(gains[1:], state.position)
+            return gains[0], *-history.by_slot(weights, state.position), *past
 
-        # The memory takes the displacement as it was computed; only what is returned is rounded to
-        # the dtype of the params.
-        wide = jax.tree.map(
-            lambda direction, *past: (
-                None
-                if direction is None
-                else displacement(direction, [*past[:past_steps]], [*past[past_steps:]])
+        # Scalars that stand in the open are computed again for every leaf of the params, and
+        # compiled again; within a conditional they are not. This one's condition always holds,
+        # which XLA does not know.
+        terms = 1 + past_steps + past_directions
+        nothing = (jnp.zeros((), dtype),) * terms
+        factors = history.conditional(state.count >= 0, by_slot, lambda: nothing)
+
+        def displacement(steps: history.History) -> Any:
+            def leaf(direction: Any, target: Any, *past: Any) -> Any:
+                if direction is None:
+                    return None
+                # Half-precision leaves are combined in float32: the memory traffic is the same.
+                wide = jnp.promote_types(jnp.result_type(direction), jnp.float32)
+                real = jnp.finfo(wide).dtype
+                total = factors[0].astype(real) * direction
+                for factor, term in zip(factors[1:], past, strict=True):
+                    total = total + factor.astype(real) * term
+                return total.astype(target)
+
+            past = (*steps, *state.directions)
+            return jax.tree.map(leaf, updates, dtypes, *past, is_leaf=_is_none)
+
+        dtypes = jax.tree.map(_step_dtype, updates, like, *state.steps[:1], is_leaf=_is_none)
+        in_place = past_steps == 2 or (past_steps == 1 and past_directions > 0)
+        if in_place and dtypes == jax.tree.map(jnp.result_type, state.steps[0]):
+            steps, read = history.write_computed(state.steps, state.position, displacement)
+            step = history.newest(steps, state.position)
+        else:
+            compute, read = functools.partial(displacement, state.steps), True
+            if past_directions > 1:
+                step, read = history.computed_before(state.position, compute, updates)
+            else:
+                step = compute()
+            steps = history.write(state.steps, state.position, step)
+        new = jax.tree.map(
+            lambda direction, step, leaf: (
+                None if direction is None else step.astype(jnp.result_type(leaf))
             ),
             updates,
-            *state.steps,
-            *state.directions,
-            is_leaf=_is_none,
-        )
-        new = jax.tree.map(
-            lambda step, leaf: None if step is None else step.astype(jnp.result_type(leaf)),
-            wide,
+            step,
             like,
             is_leaf=_is_none,
         )
@@ -410,8 +436,8 @@ def _multistep(
             count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
             step_sizes=step_sizes,
-            steps=history.write(state.steps, state.position, wide),
-            directions=history.write(state.directions, state.position, updates),
+            steps=steps,
+            directions=history.write(state.directions, state.position, updates, read),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -419,6 +445,20 @@ def _multistep(
 
 def _is_none(leaf: Any) -> bool:
     return leaf is None
+
+
+def _step_dtype(direction: Any, param: Any, kept: Any = None) -> Any:
+    """The dtype that a leaf's displacement is rounded to before it is stored and returned.
+
+    That of what is returned; where the memory has more digits, that of the memory.
+    """
+    if direction is None:
+        return None
+    returned = jnp.result_type(param)
+    if kept is None or kept.dtype == returned:
+        return returned
+    wide = jnp.promote_types(jnp.result_type(direction, jnp.float32), returned)
+    return kept.dtype if jnp.promote_types(kept.dtype, wide) == kept.dtype else wide
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
@@ -431,12 +471,12 @@ def _scalar_dtype(params: optax.Params) -> Any:
     return dtype
 
 
-def _split(scheme: LinearMultistep, x: jax.Array, step_size: jax.Array) -> _Coefficients:
+def _split(scheme: LinearMultistep, x: jax.Array) -> _Coefficients:
     """Turns coefficients (a, b), each of length k, into weights A_i and gains b_j."""
     past_steps, past_directions = scheme.history_lengths
     a, b = x[: scheme.steps], x[scheme.steps :]
     weights = jnp.flip(jnp.cumsum(jnp.flip(a)))[1:]
-    return _Coefficients(weights[:past_steps], b[: past_directions + 1], step_size)
+    return _Coefficients(weights[:past_steps], b[: past_directions + 1])
 
 
 def _by_history(
@@ -453,7 +493,7 @@ def _by_history(
     ]
     row = jnp.minimum(state.count, scheme.steps - 1)
     x = jnp.asarray(np.stack(rows), step_size.dtype)[row]
-    return _split(scheme, x, step_size)
+    return _split(scheme, x)
 
 
 class _Rungs(NamedTuple):
@@ -507,4 +547,4 @@ def _by_step_sizes(
     times = jnp.where(allowed[:, None] & (reach <= lag * MAX_SHRINK), -reach, -lag.astype(dtype))
     times = jnp.pad(times, ((0, 0), (1, 0)))
     x = adapt_to_step_sizes(jnp.asarray(rungs.x, dtype), times, rungs.free, rungs.order)
-    return _split(scheme, x[jnp.argmax(allowed)], step_size)
+    return _split(scheme, x[jnp.argmax(allowed)])

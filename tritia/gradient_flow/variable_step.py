@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,25 +53,33 @@ def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray 
       array([ 1. ,  0. ,  2.5, -1.5])
     """
     xp = np if isinstance(times, np.ndarray) else jnp
+    orders = np.asarray(order, np.int32)
     # Times are scaled by the longest reach into the past, so that old, long steps overflow nothing.
     reach = xp.maximum(xp.max(xp.abs(times), axis=-1, keepdims=True), 1.0)
     times = times / reach
-    power, before = xp.ones_like(times), xp.zeros_like(times)
-    right = xp.ones_like(reach)
-    basis: list[Any] = []
-    for degree in range(int(np.max(order)) + 1):
-        asked = np.asarray(degree <= np.asarray(order))[..., None]
+
+    def meet(degree: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, projector, power, before, right = carry
+        asked = (degree <= orders)[..., None]
         row = xp.concatenate([power, degree * before / reach], axis=-1) * (free & asked)
-        direction = row
-        for earlier in basis:
-            direction = direction - _dot(direction, earlier) * earlier
+        direction = _dot(projector, row[..., None, :])[..., 0]
         norm = xp.sqrt(_dot(direction, direction))
         direction = direction / xp.where(norm > 0, norm, 1.0)
-        basis.append(direction)
         along = _dot(row, direction)
         x = x + direction * (right - _dot(row, x)) / xp.where(along != 0, along, 1.0)
-        power, before, right = power * times, power, right / reach
-    return x
+        seen = _dot(direction[..., None, :], xp.swapaxes(projector, -1, -2))
+        projector = projector - direction[..., :, None] * xp.swapaxes(seen, -1, -2)
+        return x, projector, power * times, power, right / reach
+
+    x = x + xp.zeros_like(reach)
+    projector = xp.eye(x.shape[-1], dtype=x.dtype) + xp.zeros_like(x)[..., None]
+    carry = x, projector, xp.ones_like(times), xp.zeros_like(times), xp.ones_like(reach)
+    degrees = int(np.max(orders)) + 1
+    if isinstance(times, jax.core.Tracer):  # one program for all conditions, not one for each
+        return jax.lax.fori_loop(0, degrees, meet, carry)[0]
+    for degree in range(degrees):
+        carry = meet(degree, carry)
+    return carry[0]
 
 
 def _dot(left: Any, right: Any) -> Any:
