@@ -42,18 +42,23 @@ from tritia.compare import datasets, training
 from tritia.compare.optimizers import OPTIMIZERS, Optimizer, stochastic_alternating
 
 BATCH_SIZES = (128, 256)
-LEARNING_RATES = {
-    "adam": (3e-4, 1e-3, 3e-3, 1e-2),
-    "momentum": (1e-2, 3e-2, 0.1, 0.3),
-    "stochastic_tiam": (0.1, 0.3, 1.0, 3.0),
+WITHOUT_INERTIA = dataclasses.replace(
+    stochastic_alternating(inertia=None), evaluation_params=lambda state, params: params
+)
+CONTESTANTS = {
+    "adam": (OPTIMIZERS["adam"], (3e-4, 1e-3, 3e-3, 1e-2)),
+    "momentum": (OPTIMIZERS["momentum"], (1e-2, 3e-2, 0.1, 0.3)),
+    "stochastic_tiam": (OPTIMIZERS["stochastic_tiam"], (0.3, 1.0, 3.0, 10.0)),
+    "stochastic_tiam without inertia": (WITHOUT_INERTIA, (1.0, 3.0, 10.0, 30.0)),
 }
-DAMPINGS = (0.3, 1.0, 3.0, 10.0)
+DAMPINGS = (1.0, 3.0, 10.0, 30.0)
+# Learning rates over the damping: where a Gram matrix has little to say, a step is their ratio.
 # Momentum p makes an effective learning rate 1 / (1 - p) times as large.
 CHOICES: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
-    "none": ({"inertia": tritia.Inertia()}, (1.0, 3.0, 10.0)),
-    "heavy ball, 0.9": ({}, (0.1, 0.3, 1.0)),
-    "Nesterov, 0.9": ({"inertia": tritia.Inertia(0.9, 0.9, 0.0)}, (0.1, 0.3, 1.0)),
-    "heavy ball, 0.9, diagonals alone": ({"max_gram": 0}, (0.1, 0.3, 1.0)),
+    "none": ({"inertia": tritia.Inertia()}, (0.3, 1.0, 3.0)),
+    "heavy ball, 0.9": ({}, (0.03, 0.1, 0.3)),
+    "Nesterov, 0.9": ({"inertia": tritia.Inertia(0.9, 0.9, 0.0)}, (0.03, 0.1, 0.3)),
+    "heavy ball, 0.9, diagonals alone": ({"max_gram": 0}, (0.03, 0.1, 0.3)),
 }
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
@@ -191,24 +196,27 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def final(curves: Sequence[Curve]) -> np.ndarray:
+    """The accuracy after the last epoch; 0 where training diverged to NaN."""
+    return np.nan_to_num([curve.accuracy[-1] for curve in curves])
+
+
 def tune(trainer: Trainer, name: str, out: Path) -> tuple[Entry, list[list[str]]]:
     """The entry that is best on validation rows after the last epoch, and all of them."""
     rows, best, chosen = [], -np.inf, None
+    optimizer, rates = CONTESTANTS[name]
     for batch_size in BATCH_SIZES:
-        entries = [
-            Entry(name, OPTIMIZERS[name], batch_size, {"learning_rate": rate})
-            for rate in LEARNING_RATES[name]
-        ]
+        entries = [Entry(name, optimizer, batch_size, {"learning_rate": rate}) for rate in rates]
         path = out / f"tuning-{trainer.title}-{trainer.epochs}-{name}-{batch_size}.json"
         curves = kept(path, trainer, entries, 0)
-        scores = [curve.accuracy[-1] for curve in curves]
-        rates = [
+        scores = final(curves)
+        texts = [
             f"{entry.setting['learning_rate']:g}: {s:.4f}"
             for entry, s in zip(entries, scores, strict=True)
         ]
-        rows.append([name, str(batch_size), *rates])
-        if max(scores) > best:
-            best, chosen = max(scores), entries[int(np.argmax(scores))]
+        rows.append([name, str(batch_size), *texts])
+        if scores.max() > best:
+            best, chosen = scores.max(), entries[int(scores.argmax())]
     assert chosen is not None
     return chosen, rows
 
@@ -219,7 +227,7 @@ def race(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     for network in arguments.networks.split(","):
         seeds = 1 + arguments.seeds  # the first one tunes and is not compared
         tuning = Trainer(dataset, network, 1, arguments.tuning_epochs)
-        tuned = [tune(tuning, name, arguments.out) for name in LEARNING_RATES]
+        tuned = [tune(tuning, name, arguments.out) for name in CONTESTANTS]
         heads = ["optimizer", "batch", *(f"rate {i + 1}" for i in range(4))]
         print(f"\n{tuning.title}: validation accuracy after {tuning.epochs} epochs\n")
         print(table([heads, *(row for _, rows in tuned for row in rows)]), flush=True)
@@ -276,8 +284,8 @@ def variants(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     known = {"first Gram matrix given": {"input_gram": gram(inputs)}}
     for label, settings in {**VARIANTS, **known}.items():
         optimizer = stochastic_alternating(**settings)
-        entries.append(Entry(label, optimizer, 128, {"learning_rate": 0.3}))
-    for batch_size, rate, adam_rate in ((256, 0.5, 1.5e-3), (512, 1.0, 2e-3)):
+        entries.append(Entry(label, optimizer, 128, {"learning_rate": 1.0}))
+    for batch_size, rate, adam_rate in ((256, 1.5, 1.5e-3), (512, 2.0, 2e-3)):
         adam = {"learning_rate": adam_rate}
         entries.append(Entry("adam", OPTIMIZERS["adam"], batch_size, adam))
         setting = {"learning_rate": rate}
@@ -311,13 +319,13 @@ def choice(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     network = arguments.networks.split(",")[0]
     trainer = Trainer(dataset, network, 1, arguments.short_epochs)
     rows = [["inertia", *(f"damping {damping:g}" for damping in DAMPINGS)]]
-    for label, (settings, rates) in CHOICES.items():
+    for label, (settings, ratios) in CHOICES.items():
         optimizer = stochastic_alternating(**settings)
         row = [label]
         for damping in DAMPINGS:
             entries = [
-                Entry(label, optimizer, 128, {"learning_rate": rate, "damping": damping})
-                for rate in rates
+                Entry(label, optimizer, 128, {"learning_rate": ratio * damping, "damping": damping})
+                for ratio in ratios
             ]
             path = arguments.out / f"choice-{trainer.title}-{trainer.epochs}-{label}-{damping}.json"
             row.append(best_of(entries, kept(path, trainer, entries, 0)))
@@ -328,8 +336,8 @@ def choice(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
 
 def best_of(entries: Sequence[Entry], curves: Sequence[Curve]) -> str:
     """The best accuracy after the last epoch, and its learning rate."""
-    scores = [curve.accuracy[-1] for curve in curves]
-    best = int(np.argmax(scores))
+    scores = final(curves)
+    best = int(scores.argmax())
     return f"{scores[best]:.4f} ({entries[best].setting['learning_rate']:g})"
 
 
@@ -341,7 +349,7 @@ def targets(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
         for kind in ("gradient", "exact"):
             optimizer = stochastic_alternating(target_step=kind)
             entries = [
-                Entry(kind, optimizer, 128, {"learning_rate": rate}) for rate in (0.1, 0.3, 1.0)
+                Entry(kind, optimizer, 128, {"learning_rate": rate}) for rate in (0.3, 1.0, 3.0)
             ]
             path = arguments.out / f"targets-{trainer.title}-{trainer.epochs}-{kind}.json"
             curves = kept(path, trainer, entries, 0)
