@@ -1,5 +1,6 @@
 """Triple inertia around any Optax optimizer."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -153,6 +154,7 @@ def triple_inertia(
     check_choice("restart", restart, (None, "gradient"))
     _check_projection(projection)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
+    in_place = restart is projection is None and _recoverable(predict, evaluate, correct)
 
     def init_fn(params: Any) -> TripleInertiaState:
         # Coefficients keep the default float dtype, not the params': in bfloat16 0.999 is 1.
@@ -170,7 +172,8 @@ def triple_inertia(
     ) -> tuple[Any, TripleInertiaState]:
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         _check_structure(step, state.displacement)
-        moved = _move(step, state, params, value_at(correct, state.count))
+        correction: Any = value_at(correct, state.count)
+        moved = _move(step, state, params, correction)
 
         memory = _cast(moved, state.displacement)
         if restart == "gradient":
@@ -189,7 +192,14 @@ def triple_inertia(
         )
         # From e = u + p2_old d to u_next + p2 d_next.
         update = triple.evaluate(moved, memory, new_state.evaluate)
-        update = triple.evaluate(update, state.displacement, -state.evaluate)
+        if in_place and _dtypes(memory) == _dtypes(moved):
+            # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p1_old d from there, XLA
+            # need not save d: that would be one more copy of the params, written and read.
+            ratio = jnp.where(state.predict == 0, 0.0, state.evaluate / state.predict)
+            past = jax.tree.map(lambda m, s: m / (1 + correction) - s, moved, _widen(step, memory))
+            update = triple.evaluate(update, past, -ratio)
+        else:
+            update = triple.evaluate(update, state.displacement, -state.evaluate)
         return _cast(update, step if params is None else params), new_state
 
     def _move(step: Any, state: TripleInertiaState, params: Any, correction: Any) -> Any:
@@ -259,6 +269,19 @@ def _check_structure(step: Any, displacement: Any) -> None:
             "updates must have the structure of params, and inner must keep it. A leaf without a"
             f" gradient needs zeros, not None. Got {given}, expected {wanted}."
         )
+
+
+def _recoverable(predict: Any, evaluate: Any, correct: Any) -> bool:
+    """Whether p2 d can be computed from p1 d and (1 + p3) v without losing digits."""
+    if not isinstance(correct, numbers.Real) or correct < -0.5:
+        return False
+    if isinstance(predict, numbers.Real) and isinstance(evaluate, numbers.Real):
+        return abs(float(evaluate)) <= 2 * abs(float(predict))
+    return callable(predict) and predict is evaluate
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
 def _zeros(params: Any, accumulator_dtype: Any) -> Any:
