@@ -271,7 +271,7 @@ def make_batches(steps, n=16):
 def test_it_learns_in_one_scan():
     x = jax.random.normal(jax.random.key(0), (40, 32, 5))
     y = jnp.argmax(x[..., :3] * x[..., 1:4], axis=-1)
-    solver = tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(0.5, 0.5, 0.1))
+    solver = tritia.stochastic_tiam(0.6, inertia=tritia.Inertia(0.5, 0.5, 0.1))
     batches = jnp.tile(x, (8, 1, 1)), jnp.tile(y, (8, 1))
     params, state = train(solver, make_params(5, 32, 32, 3), batches)
     params = tritia.eval_params(state, params)

@@ -21,7 +21,7 @@ CALL = "updates, state = solver.update(grads, state, params, layer_inputs=(a_0, 
 
 def scale_by_input_gram(
     *,
-    damping: ScalarOrSchedule = 3.0,
+    damping: ScalarOrSchedule = 10.0,
     decay: ScalarOrSchedule = 0.95,
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
@@ -43,7 +43,7 @@ def scale_by_input_gram(
 
     This is the weight block of `tritia.stochastic_tiam` on its own, for gradients from anywhere:
     of any loss, any activation, dropout and so on. The one thing to pass in besides gradients is
-    what went into each layer. Multiply by a negative learning rate after it; 0.1 to 1 is usual for
+    what went into each layer. Multiply by a negative learning rate after it; 0.3 to 3 is usual for
     a loss that is averaged over the rows.
 
     **Relations.** It is the input-side factor of KFAC, which preconditions by the Gram matrix of

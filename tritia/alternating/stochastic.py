@@ -49,7 +49,7 @@ def stochastic_tiam(
     loss: str | Loss = "softmax_cross_entropy",
     target_step: str = "gradient",
     rho: ScalarOrSchedule = 1.0,
-    damping: ScalarOrSchedule = 3.0,
+    damping: ScalarOrSchedule = 10.0,
     decay: ScalarOrSchedule = 0.95,
     refresh_period: ScalarOrSchedule = growing_period(1, 10),  # noqa: B008
     factor_period: ScalarOrSchedule = growing_period(5, 100),  # noqa: B008
@@ -94,9 +94,9 @@ def stochastic_tiam(
     batch of another shape compiles anew, so pad the last one and give its padding weight 0. An
     epoch is one `jax.lax.scan`. It ignores `updates`, so it comes first in a chain, where
     they may be None. Weight decay comes after it,
-    `optax.chain(tritia.stochastic_tiam(0.1), optax.add_decayed_weights(-1e-4))`, and so does
+    `optax.chain(tritia.stochastic_tiam(1.0), optax.add_decayed_weights(-1e-4))`, and so does
     clipping where p_2 is 0; otherwise clip the block step inside the inertia:
-    `tritia.triple_inertia(optax.chain(tritia.stochastic_tiam(0.1, inertia=None),
+    `tritia.triple_inertia(optax.chain(tritia.stochastic_tiam(1.0, inertia=None),
     optax.clip_by_global_norm(1.0)), 0.9, 0.9, 0.0)`. Under `optax.inject_hyperparams` name
     max_gram and rank in static_args.
 
@@ -156,7 +156,7 @@ def stochastic_tiam(
       >>> params = [
       ...   {"kernel": jax.random.normal(keys[1], (4, 20)), "bias": jnp.zeros(20)},
       ...   {"kernel": jax.random.normal(keys[2], (20, 2)), "bias": jnp.zeros(2)}]
-      >>> solver = tritia.stochastic_tiam(0.3, inertia=tritia.Inertia(0.9, 0.0, 0.0))
+      >>> solver = tritia.stochastic_tiam(1.0)
       >>> state = solver.init(params)
       >>> def step(carry, batch):
       ...   params, state = carry

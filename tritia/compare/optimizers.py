@@ -331,7 +331,7 @@ def stochastic_alternating(**settings: Any) -> Optimizer:
     return Optimizer(
         f"tritia.stochastic_tiam(learning_rate{written})",
         build,
-        0.3,
+        1.0,
         extra="examples",
         evaluation_params=tritia.eval_params,
     )
