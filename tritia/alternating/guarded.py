@@ -83,7 +83,10 @@ def weights(
             fits = rows.sum(move.fit * (move.fit + 2 * (current.fit - z)))
             return 0.5 * (rho * fits + mu * t * (2 * slope + t * square))
 
-        return _guard(method.safeguard, rise, stay, far, None if far is plain else plain)
+        # The minimiser of W and b together: as far again beyond it nothing is above the start.
+        sure = kind == "exact" and start is current and inertias.biases.correct is inertia.correct
+        safe = far is plain or (sure and _falls_beyond(inertia.correct))
+        return _guard(method.safeguard, rise, stay, far, None if safe else plain)
 
     start = extrapolated(inertia.predict)
     same = inertia.evaluate is inertia.predict or kind == "exact"
@@ -289,10 +292,7 @@ def _choose_activation(
         gaps = jnp.sum((new_a - a) * (new_a + a - 2 * height), axis=-1)
         return 0.5 * (rho * fits + gamma * gaps)[:, None]
 
-    # From u to the exact minimiser v of a quadratic and as far again, no point is above u.
-    p3 = inertia.correct
-    harmless = project is None and isinstance(p3, (int, float)) and -1 <= p3 <= 1
-    guarded = method.safeguard and not harmless
+    guarded = method.safeguard and not (project is None and _falls_beyond(inertia.correct))
     (new, fit), refused = _guard(guarded, change, old, accelerated, plain)
     return new, fit, refused
 
@@ -302,6 +302,11 @@ def _corrected(stepped, current, inertia: Inertia, projection=None):
     if is_zero(inertia.correct):
         return stepped
     return triple.correct(stepped, current, inertia.correct, projection)
+
+
+def _falls_beyond(correct: Any) -> bool:
+    """Whether v + p3 (v - u) is surely no higher than u, where v minimises a convex quadratic."""
+    return isinstance(correct, (int, float)) and -1 <= correct <= 1
 
 
 def _guard(
