@@ -1,0 +1,170 @@
+"""Guards of speed that do not look at the clock: compilations, bytes, and matrix products.
+
+Each bound is what was measured (JAX 0.10 and 0.12 agree), with a little room for another version's
+compiler; `python -m benchmarks` has the times behind them. Sizes are in copies of the params, small
+arrays that a few scalars beside them do not matter to.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import tritia
+
+PARAMS = {"kernel": jnp.ones((64, 48)), "more": [jnp.ones(256), jnp.ones((32, 64))]}
+
+
+class Cost(NamedTuple):
+    """What a compiled, donated update and apply_updates needs, in copies of the params."""
+
+    state: float
+    temporary: float  # memory beside params, state and gradient
+    traffic: float  # read and written by the compiled operations, one after the other
+    flops: float  # a parameter
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _step(optimizer: Any, params: Any, state: Any, grads: Any) -> Any:
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def _cost(optimizer: Any) -> Cost:
+    state, unit = optimizer.init(PARAMS), _bytes(PARAMS)
+    step = jax.jit(functools.partial(_step, optimizer), donate_argnums=(0, 1))
+    compiled = step.lower(PARAMS, state, PARAMS).compile()
+    analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    # All arrays are overwritten in place; a scalar that is not read may be made anew.
+    assert memory.alias_size_in_bytes >= _bytes((PARAMS, state)) - 16
+    return Cost(
+        state=_bytes(state) / unit,
+        temporary=memory.temp_size_in_bytes / unit,
+        traffic=analysis["bytes accessed"] / unit,
+        flops=analysis["flops"] / (unit / 4),
+    )
+
+
+SGD, MOMENTUM = optax.sgd(0.1), optax.sgd(0.1, momentum=0.9)
+NESTEROV = optax.sgd(0.1, momentum=0.9, nesterov=True)
+OPTIMISTIC, ADAM = optax.optimistic_gradient_descent(0.1), optax.adam(0.1)
+
+# Each with Optax's of as much memory. Conditionals are counted with all their branches, of which a
+# step runs one: difference(2, 3) has two of 4 copies and moves 8, which is less than Adam's 10.
+COSTS = [
+    (tritia.adams_bashforth(0.1, 1), SGD, Cost(0, 0, 3, 2)),
+    (tritia.linear_multistep(0.1, tritia.heavy_ball_scheme("9/10")), MOMENTUM, Cost(1, 0, 6, 4)),
+    (tritia.adams_bashforth(0.1, 2), OPTIMISTIC, Cost(1, 1, 8, 4)),
+    (tritia.triple_inertia(SGD, 0.9, 0.9, 0.0), NESTEROV, Cost(1, 0, 7, 12)),
+    (tritia.difference(0.1, 2, 3), ADAM, Cost(2, 0, 12, 12)),
+    (tritia.bdf(0.1, 2), ADAM, Cost(2, 0, 9, 6)),
+    # More memory than any of Optax: one copy beside it, however much it is.
+    (tritia.adams_bashforth(0.1, 5), ADAM, Cost(4, 1, 17, 10)),
+    (tritia.difference(0.1, 3, 6), ADAM, Cost(5, 1, 20, 12)),
+]
+ROOM = Cost(0.01, 0.1, 0.1, 0.1)  # for scalars, beside arrays this small
+
+
+@pytest.mark.parametrize(("optimizer", "peer", "most"), COSTS)
+def test_an_update_costs_no_more_than_it_did(optimizer, peer, most):
+    found = _cost(optimizer)
+    for name in Cost._fields:
+        assert getattr(found, name) <= getattr(most, name) + getattr(ROOM, name), name
+    if most.state <= 2:
+        theirs = _cost(peer)
+        assert found.state <= theirs.state + ROOM.state
+        assert found.temporary <= theirs.temporary + ROOM.temporary
+        assert found.traffic <= 1.21 * theirs.traffic + ROOM.traffic
+        assert found.flops <= 2 * theirs.flops + ROOM.flops
+
+
+def test_a_schedule_is_worked_out_once_and_not_for_each_array():
+    schedule = optax.cosine_decay_schedule(0.1, 100)
+    found, constant = _cost(tritia.adams_bashforth(schedule)), _cost(tritia.adams_bashforth(0.1))
+    assert found.flops <= constant.flops + 0.2
+    assert found.traffic <= constant.traffic + 0.2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: tritia.difference(rate, 3, 6),
+        lambda rate: tritia.bdf(rate, 2),
+        lambda rate: tritia.heun(rate, mode="transparent"),
+        lambda rate: tritia.triple_inertia(optax.adam(rate), 0.5, 0.5, 0.1),
+        lambda rate: tritia.triple_momentum(lambda count: 1 / rate(count), 0.1),
+    ],
+)
+def test_a_run_with_a_schedule_is_compiled_once(make):
+    optimizer = make(optax.warmup_cosine_decay_schedule(1e-3, 0.1, 3, 9))
+    traces = []
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        traces.append(None)
+        return _step(optimizer, params, state, params)
+
+    params = jax.tree.map(jnp.copy, PARAMS)
+    state = optimizer.init(params)
+    for _ in range(12):
+        params, state = step(params, state)
+    assert len(traces) == 1
+    assert step._cache_size() == 1
+
+
+def _matrix_products(depth: int) -> int:
+    """The matrix products in the program of one update of TIAM."""
+    sizes = (6, *(5,) * (depth - 1), 3)
+    params = [
+        {"kernel": jnp.ones((i, o)), "bias": jnp.ones(o)} for i, o in itertools.pairwise(sizes)
+    ]
+    solver = tritia.tiam(8, coupling="penalty", weight_step="exact", sweep="backward")
+    update = functools.partial(solver.update, None)
+    examples = {"inputs": jnp.ones((8, 6)), "targets": jnp.arange(8) % 3}
+    lowered = jax.jit(update).lower(solver.init(params), params, **examples)
+    return lowered.as_text().count("stablehlo.dot_general")
+
+
+def test_matrix_products_of_a_sweep_grow_by_eleven_a_layer():
+    """17 with 2 layers and 28 with 3, where an objective computed in full adds one a layer."""
+    two, three, five = (_matrix_products(depth) for depth in (2, 3, 5))
+    assert three <= 28
+    assert three - two <= 11
+    assert five - three <= 2 * 11  # linear in the depth
+
+
+@pytest.mark.parametrize(
+    ("tableau", "gradients"), [("heun", 2), ("ssp_rk3", 3), ("rk4", 4), ("dormand_prince", 6)]
+)
+def test_a_runge_kutta_step_takes_one_gradient_a_stage(tableau, gradients):
+    optimizer, points = tritia.runge_kutta(0.1, tableau), []
+
+    def grad_fn(params):
+        points.append(None)
+        return jax.tree.map(jnp.sin, params)
+
+    def step(params):
+        return optimizer.update(grad_fn(params), optimizer.init(params), params, grad_fn=grad_fn)
+
+    program = str(jax.make_jaxpr(step)(jnp.ones(3)))
+    assert len(points) == gradients
+    assert program.count("= sin ") == gradients
+
+
+def test_stages_of_chebyshev_are_one_program_whatever_their_number():
+    def step(params, stages):
+        optimizer = tritia.rkc(0.1, stages=stages)
+        return optimizer.update(params, optimizer.init(params), params, grad_fn=jnp.sin)
+
+    few, many = (str(jax.make_jaxpr(lambda w, s=s: step(w, s))(jnp.ones(3))) for s in (5, 50))
+    assert few.count("= sin ") == many.count("= sin ") == 1
+    assert few.count(" = ") == many.count(" = ")
