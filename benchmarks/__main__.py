@@ -1,7 +1,7 @@
 """Prints every table, one script after the other.
 
 Run `python -m benchmarks [--quick] [--cora FOLDER] [--mnist FOLDER] [--out FOLDER]` in the folder
-above this one. With `--quick`, small versions of those that need no folder, in 5 minutes on two
+above this one. With `--quick`, the small versions that need no folder, in 5 minutes on two
 cores: they show that everything runs, and no more than a hint of the figures. Without it, the
 tables of RESULTS.md, in some hours. Each script runs in a process of its own and can be run alone:
 `python -m benchmarks.update_cost --help`.
@@ -30,7 +30,7 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["sweeps", *quick],
     ]
     if arguments.quick:
-        return [*found, ["tiam", "cost", "--seeds", "1"]]
+        return found
     folders = []
     for name, folder in (("cora", arguments.cora), ("mnist", arguments.mnist)):
         folders += [f"--{name}", str(folder)] if folder else []
