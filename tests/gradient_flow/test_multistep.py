@@ -354,6 +354,25 @@ def test_the_schedule_is_read_once_per_step_and_never_for_the_past():
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("name", ["ab2", "bdf2", "difference23"])
+def test_the_learning_rate_can_be_differentiated(name, x64):
+    def after(rate):
+        optimizer = tritia.linear_multistep(rate, SCHEMES[name])
+
+        def body(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(_gradient(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = jnp.asarray(W0, jnp.float64)
+        (params, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), length=5)
+        return jnp.sum(params)
+
+    rate, small = jnp.asarray(0.05), 1e-5
+    numerical = (after(rate + small) - after(rate - small)) / (2 * small)
+    np.testing.assert_allclose(jax.grad(after)(rate), numerical, rtol=1e-6)
+
+
 # --- Precision and memory ---
 
 

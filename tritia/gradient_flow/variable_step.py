@@ -63,8 +63,8 @@ def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray 
         asked = (degree <= orders)[..., None]
         row = xp.concatenate([power, degree * before / reach], axis=-1) * (free & asked)
         direction = _dot(projector, row[..., None, :])[..., 0]
-        norm = xp.sqrt(_dot(direction, direction))
-        direction = direction / xp.where(norm > 0, norm, 1.0)
+        square = _dot(direction, direction)
+        direction = direction / xp.sqrt(xp.where(square > 0, square, 1.0))
         along = _dot(row, direction)
         x = x + direction * (right - _dot(row, x)) / xp.where(along != 0, along, 1.0)
         seen = _dot(direction[..., None, :], xp.swapaxes(projector, -1, -2))
