@@ -194,7 +194,8 @@ def triple_inertia(
         update = triple.evaluate(moved, memory, new_state.evaluate)
         if in_place and _dtypes(memory) == _dtypes(moved):
             # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p1_old d from there, XLA
-            # need not save d: that would be one more copy of the params, written and read.
+            # need not save d: that would be one more copy of the params, written and read. Where
+            # p1_old is 0, so is p2_old or d, unless the state is another optimizer's.
             ratio = jnp.where(state.predict == 0, 0.0, state.evaluate / state.predict)
             past = jax.tree.map(lambda m, s: m / (1 + correction) - s, moved, _widen(step, memory))
             update = triple.evaluate(update, past, -ratio)
