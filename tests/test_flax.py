@@ -251,6 +251,9 @@ def test_apply_gradients_passes_extra_arguments_on():
     assert int(got.step) == 1
     # It is TrainState's own step where nothing is passed.
     state = TrainState.create(apply_fn=module.apply, params=params, tx=tritia.difference(0.1))
+    # A field of the state is replaced, as Flax's own method does it.
+    fields = {"grad_fn": gradient, "apply_fn": print}
+    assert tritia.flax.apply_gradients(state, grads=gradient(params), **fields).apply_fn is print
     ours = tritia.flax.apply_gradients(state, grads=gradient(params))
     theirs = state.apply_gradients(grads=gradient(params))
     chex.assert_trees_all_equal((ours.step, ours.params), (theirs.step, theirs.params))

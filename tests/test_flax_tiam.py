@@ -79,10 +79,20 @@ def test_a_slope_is_found():
     assert second.value(jnp.float32(-1.0)) == pytest.approx(-0.01)
 
 
-@pytest.mark.parametrize("activation", [nnx.relu, nnx.gelu, nnx.sigmoid])
-def test_other_modules_are_tried_out(activation):
+EXACT_GELU = functools.partial(nnx.gelu, approximate=False)
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (nnx.relu, "relu"),
+        (nnx.gelu, "gelu"),
+        (EXACT_GELU, "gelu_exact"),
+        (nnx.sigmoid, "sigmoid"),
+    ],
+)
+def test_other_modules_are_tried_out(activation, expected):
     found = perceptron.find(Net(activation))
-    expected = activation.__name__
     assert names(found) == (("first", "b_middle", "a_last"), [expected] * 2)
 
 
@@ -124,6 +134,23 @@ def test_half_precision():
     ]
     assert names(perceptron.find(nnx.Sequential(layers[0], nnx.relu, layers[1])))[1] == ["relu"]
 
+    class Scaled(nnx.Module):
+        def __init__(self):
+            self.first, self.last = layers
+
+        def __call__(self, x):
+            return self.last(nnx.relu(self.first(x))) / 1.2
+
+    with pytest.raises(ValueError, match="does not compute a plain multilayer perceptron"):
+        perceptron.find(Scaled())
+
+
+def test_rows_of_dead_units_are_compared():
+    rngs = nnx.Rngs(0)
+    layers = [nnx.Linear(i, o, use_bias=False, rngs=rngs) for i, o in ((4, 2), (2, 1))]
+    found = perceptron.find(nnx.Sequential(layers[0], nnx.relu, layers[1]))
+    assert names(found)[1] == ["relu"]
+
 
 @pytest.mark.parametrize(
     ("model", "message"),
@@ -135,6 +162,10 @@ def test_half_precision():
         (lambda: Net(nnx.relu, norm=True), "'norm' has a bias but no kernel|'norm/scale'"),
         (lambda: Net(nnx.relu, conv=True), "'conv' has a kernel of shape .* a convolution"),
         (lambda: sequential(nnx.relu, jnp.sin), "sin after layer 'layers/2'"),
+        (
+            lambda: nnx.Sequential(lambda x: x @ jnp.eye(4), nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
+            "a lambda before layer",
+        ),
         (lambda: sequential(nnx.relu, nnx.relu, nnx.softmax), "softmax after layer 'layers/4'"),
         (lambda: nnx.Sequential(jnp.tanh, sequential(nnx.relu, nnx.relu)), "tanh before layer"),
         (lambda: nnx.Sequential(nnx.relu), "no layers"),
@@ -174,7 +205,7 @@ def test_a_model_that_takes_more_than_inputs():
 def test_what_the_user_says_is_checked():
     with pytest.raises(ValueError, match=r"does not compute .* \['tanh', 'tanh'\]"):
         tritia.flax.tiam(Net(nnx.relu), ROWS, activation="tanh")
-    with pytest.raises(ValueError, match="lists 1 activations; the model has 2"):
+    with pytest.raises(ValueError, match=r"lists 1 activations, but params has 3 layers.*needs 2"):
         tritia.flax.tiam(Net(nnx.relu), ROWS, activation=["relu"])
     with pytest.raises(ValueError, match="layer_order"):
         tritia.flax.tiam(Net(nnx.relu), ROWS, layer_order=["first"])
@@ -253,9 +284,11 @@ def test_settings_may_be_traced():
     model = sequential(nnx.relu, sizes=(4, 5, 3))
     params = nnx.as_pure(nnx.state(model, nnx.Param))
 
-    @jax.jit
-    def first_state(rho):
+    def first_step(rho):
         solver = tritia.flax.tiam(model, ROWS, rho=rho, method=tritia.bcd)
-        return solver.init(params)
+        return solver.update(None, solver.init(params), params, inputs=X, targets=Y)[0]
 
-    assert first_state(1e-2).count == 0
+    traced = jax.jit(first_step)
+    small, large = traced(1e-3), traced(1e-1)
+    chex.assert_trees_all_close(large, jax.jit(lambda: first_step(1e-1))(), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(jax.tree.leaves(small)[0], jax.tree.leaves(large)[0], rtol=1e-2)

@@ -54,6 +54,22 @@ def test_every_lane_is_its_own_run():
     assert result.lanes == (4, 2)
 
 
+def test_the_loss_is_there_for_line_searches():
+    found = quadratic_sweep(
+        lambda setting: optax.lbfgs(memory_size=2, learning_rate=setting["learning_rate"]),
+        seeds=np.arange(2),
+    )(sweeps.grid(learning_rate=[1.0]))
+    assert np.all(found.losses[0, :, -1] < 1e-3 * found.losses[0, :, 0])
+
+
+def test_a_lane_has_the_precision_of_its_run(x64):
+    found = quadratic_sweep(steps=1, records=1)(sweeps.grid(learning_rate=[0.1]))
+    for seed in range(2):
+        start = jax.random.normal(jax.random.key(seed), (3,))
+        expected = start - 0.1 * (CURVATURE * start)
+        np.testing.assert_allclose(found.params[seed], expected, rtol=1e-14)
+
+
 def test_a_diverged_lane_disturbs_no_other():
     rates = [0.01, 0.02, 0.03]
     sweep = quadratic_sweep(steps=200, records=4)
@@ -271,7 +287,7 @@ def test_a_linen_model_and_transforms_that_need_more_than_a_gradient():
 
 
 class Study:
-    """Asks for the middle of what is left, in log; what Optuna would do is not tested here."""
+    """Numbers its trials; what Optuna would do is not tested here."""
 
     def __init__(self):
         self.asked, self.told = 0, []
@@ -333,6 +349,14 @@ def test_draws():
         (lambda: quadratic_sweep(records=5), ValueError, "must divide steps, 12"),
         (lambda: quadratic_sweep(seeds=0), ValueError, "seeds is 0"),
         (lambda: quadratic_sweep(seeds=[]), ValueError, "seeds is empty"),
+        (lambda: quadratic_sweep(seeds=[0.2]), TypeError, "each of seeds"),
+        (lambda: quadratic_sweep(seeds=[-1]), ValueError, "each of seeds is -1"),
+        (lambda: sweeps.grid(rate=0.1), TypeError, "grid needs a list of numbers for 'rate'"),
+        (
+            lambda: quadratic_sweep()([{"learning_rate": "fast"}]),
+            TypeError,
+            "learning_rate is 'fast'",
+        ),
         (lambda: quadratic_sweep(memory=0), ValueError, "memory is 0"),
         (lambda: quadratic_sweep(halving=3), TypeError, "halving must be"),
         (lambda: quadratic_sweep()([]), ValueError, "settings is empty"),

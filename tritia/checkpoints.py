@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def check_restorable(saved: Any, expected: Any) -> None:
@@ -59,10 +60,15 @@ def _leaves(tree: Any) -> dict[str, str]:
     paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_array)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{tuple(leaf.shape)} {leaf.dtype}" if _is_array(leaf) else f"{leaf!r}"
+            f"{tuple(leaf.shape)} {leaf.dtype}" if _is_array(leaf) else _described(leaf)
         )
         for path, leaf in paths
     }
+
+
+def _described(leaf: Any) -> str:
+    # A number is saved as an array; its value may change when a run goes on.
+    return f"() {np.asarray(leaf).dtype}" if isinstance(leaf, (int, float)) else repr(leaf)
 
 
 def _is_array(leaf: Any) -> bool:

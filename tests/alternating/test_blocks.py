@@ -177,6 +177,7 @@ def test_box_activation_goes_to_what_scipy_finds(x64):
         return jnp.clip(a, h - eps, h + eps)
 
     a = blocks.activation_box(h, h, project, layer.kernel, layer.bias, z, steps=3000)
+    assert float(jnp.max(jnp.abs(a - h))) <= eps + 1e-12
     w = np.asarray(layer.kernel)
     for row in range(4):
         expected = scipy.optimize.lsq_linear(

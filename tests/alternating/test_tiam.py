@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import tritia
-from tritia.alternating import halving, smooth_loss
+from tritia.alternating import examples, halving, smooth_loss
+from tritia.alternating.rows import Rows
 
 N, D, K = 40, 6, 3
 
@@ -68,6 +69,34 @@ def test_the_defaults_learn():
     assert report.coupling_residual.shape == (2,)
     assert report.step_norms.shape == (3,)
     assert float(report.objective) >= float(report.loss) > 0
+
+
+def test_the_objective_is_the_documented_one():
+    """Penalties of every layer and the diagnostics, against the docstring's formulas in NumPy."""
+    x, y = make_data()
+    before = make_params(D, 8, 5, K)
+    rho, gamma, mu, q = 0.02, 0.03, 0.4, 3.0
+    solver = tritia.tiam(N, rho=rho, gamma=gamma, mu=mu, penalty_growth=q)
+    params, state = train(solver, before, x, y, 1)
+    z = [np.asarray(block, float) for block in state.pre_activations]
+    a = [np.asarray(x, float), *(np.asarray(block, float) for block in state.activations)]
+    shifted = z[2] - z[2].max(axis=1, keepdims=True)
+    loss = np.sum(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(N), np.asarray(y)])
+    objective = loss
+    for layer, width in enumerate((D, 8, 5)):  # l = layer + 1, L = 3
+        kernel = np.asarray(params[layer]["kernel"], float)
+        fit = a[layer] @ kernel + np.asarray(params[layer]["bias"])
+        rho_l = rho * q ** (layer - 2)
+        objective += 0.5 * rho_l * np.sum((z[layer] - fit) ** 2)
+        objective += 0.5 * mu * rho_l * width * np.sum(kernel**2)
+        if layer < 2:
+            gap = a[layer + 1] - np.maximum(z[layer], 0)
+            objective += 0.5 * gamma * q ** (layer - 1.5) * np.sum(gap**2)
+    report = tritia.diagnostics(state)
+    np.testing.assert_allclose(report.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(report.objective, objective, rtol=1e-5)
+    steps = [np.linalg.norm(w["kernel"] - v["kernel"]) for w, v in zip(params, before, strict=True)]
+    np.testing.assert_allclose(report.step_norms, steps, rtol=1e-4)
 
 
 @pytest.mark.parametrize("preset", [tritia.dlam, tritia.mdlam, tritia.bcd])
@@ -145,6 +174,11 @@ def test_padded_rows_count_nothing(weight_step):
     padded, state = train(solver, params, padded_x, padded_y, 5, weights=weights)
     assert_close(padded, alone, 2e-3)
     assert bool(tritia.diagnostics(state).finite)
+
+
+def test_a_sum_over_rows_ignores_nan_in_rows_that_count_nothing():
+    rows = Rows(jnp.array([[2.0], [0.0]]))
+    assert float(rows.sum(jnp.array([[1.0, 3.0], [jnp.nan, jnp.inf]]))) == 8.0
 
 
 def test_a_weight_of_two_is_the_row_twice():
@@ -299,6 +333,51 @@ def test_diagnostics_notice_other_inputs_and_nan_under_jit():
         tritia.diagnostics(optax.sgd(0.1).init(params))
 
 
+def test_diagnostics_notice_other_weights_and_negative_ones_under_jit():
+    x, y = make_data()
+    solver, params = tritia.tiam(N), make_params(D, 8, K)
+    step = jax.jit(
+        lambda state, w: solver.update(None, state, params, inputs=x, targets=y, weights=w)[1]
+    )
+    state = step(solver.init(params), jnp.ones(N))
+    assert not bool(tritia.diagnostics(step(state, jnp.ones(N))).inputs_changed)
+    assert bool(tritia.diagnostics(step(state, jnp.ones(N).at[3].set(9.0))).inputs_changed)
+    negative = step(solver.init(params), jnp.ones(N).at[3].set(-1.0))
+    assert not bool(tritia.diagnostics(negative).finite)
+
+
+@pytest.mark.parametrize("shape", [(205, 30), (100, 20), (40, 6), (3, 5000)])
+def test_the_fingerprint_looks_at_all_parts_of_the_inputs(shape):
+    entries = jnp.arange(shape[0] * shape[1], dtype=jnp.float32).reshape(shape)
+    seen = np.asarray(examples.fingerprint(entries))
+    assert seen.shape == (examples.fingerprint_size(*shape),)
+    assert len(np.unique(seen)) == len(seen)
+    for part in range(4):  # each quarter of the rows, and of the columns where they are many
+        assert np.any(seen // entries.size * 4 == 0)
+        quarter = (seen >= part * entries.size / 4) & (seen < (part + 1) * entries.size / 4)
+        assert quarter.sum() >= len(seen) / 8
+
+
+@pytest.mark.parametrize("weight_step", ["exact", "backtracking"])
+def test_a_coefficient_of_another_precision_changes_no_type(x64, weight_step):
+    x, y = make_data()
+    x, params = x.astype(jnp.float32), make_params(D, 8, K)
+    wide = np.float64(0.3)
+    solver = tritia.tiam(
+        N,
+        weight_step=weight_step,
+        inertia=tritia.Inertia(wide, lambda count: jnp.float64(0.3), wide),
+    )
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = solver.update(None, state, params, inputs=x, targets=y)
+        return (optax.apply_updates(params, updates), state), None
+
+    # A carry that changes its types is refused here.
+    jax.eval_shape(lambda p: jax.lax.scan(body, (p, solver.init(p)), length=2), params)
+
+
 def bad_update(**changes):
     x, y = make_data()
     settings = {"inputs": x, "targets": y, "loss": "softmax_cross_entropy", "outputs": K} | changes
@@ -316,6 +395,7 @@ def bad_update(**changes):
         ({"inputs": np.ones((N, D + 1))}, ValueError, rf"shape \({N}, 7\).*takes {D} inputs"),
         ({"inputs": np.ones((N, 2, 3))}, ValueError, r"inputs has shape \(40, 2, 3\).*reshape"),
         ({"inputs": np.ones((N, D), complex)}, TypeError, "inputs has dtype complex"),
+        ({"inputs": [[1.0] * D] * N}, TypeError, "inputs is a list; tiam needs an array"),
         (
             {"inputs": np.where(np.arange(N * D).reshape(N, D) == 45, np.nan, 1.0)},
             ValueError,
@@ -373,6 +453,16 @@ def test_a_wrong_number_of_activations_and_missing_params():
     x, y = make_data()
     with pytest.raises(ValueError, match=r"tiam needs params: call"):
         solver.update(None, solver.init(params), inputs=x, targets=y)
+    for order in (3, "0", [0, 1, 2]):
+        with pytest.raises(TypeError, match=r"layer_order is .*a sequence of the layers' paths"):
+            tritia.tiam(N, layer_order=order).init(params)
+
+
+def test_row_sharding_over_explicit_axes_is_refused():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    with pytest.raises(ValueError, match="explicit axes"):
+        tritia.tiam(N, row_sharding=rows)
 
 
 def test_row_sharding():

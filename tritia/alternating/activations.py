@@ -15,6 +15,7 @@ method starts from both of its ends (and from the current z) and the best result
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -163,6 +164,7 @@ ACTIVATIONS: dict[str, Activation] = {
             upper=1.0,
         ),
         Activation("gelu", jax.nn.gelu),
+        Activation("gelu_exact", functools.partial(jax.nn.gelu, approximate=False)),
         Activation("silu", jax.nn.silu),
     )
 }

@@ -20,10 +20,10 @@ class Diagnostics(NamedTuple):
       coupling_residual: (L - 1,), the largest :math:`|a_l - h(z_l)|` of each hidden layer.
       rejected: which share of each block the safeguard put back; see `Rejected`.
       step_norms: (L,), the Frobenius norm of the change of each kernel.
-      finite: (), bool: whether the objective is finite. NaN in the examples, or a class label out
-        of range, makes it False.
-      inputs_changed: (), bool: whether any update so far was given other inputs than the first.
-        The state belongs to the first ones.
+      finite: (), bool: whether the objective is finite. NaN in the examples, a class label out of
+        range or a negative weight makes it False.
+      inputs_changed: (), bool: whether any update so far was given other inputs or weights than
+        the first. The state belongs to the first ones.
     """
 
     objective: jax.Array
@@ -43,7 +43,7 @@ def diagnostics(state: Any) -> Diagnostics:
         `optax.chain`, `optax.inject_hyperparams` or the `opt_state` of an `nnx.Optimizer`.
 
     Returns:
-      `Diagnostics` of arrays; all zeros before the first update.
+      `Diagnostics` of arrays; before the first update zeros, and `finite` True.
 
     Raises:
       ValueError: `state` holds no state of `tritia.tiam`, or more than one.

@@ -7,7 +7,6 @@ every update whether the objective is finite and whether the inputs are still th
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,11 +58,13 @@ def convert(
 
     Raises:
       ValueError: an argument is missing, or a shape does not fit; names it with both shapes.
-      TypeError: targets of the wrong kind.
+      TypeError: no arrays, or targets of the wrong kind.
     """
     for name, value in (("inputs", inputs), ("targets", targets)):
         if value is None:
             raise ValueError(f"tiam needs the examples, but {name} is missing: call {CALL}.")
+        if isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} is a {type(value).__name__}; tiam needs an array.")
     shape = tuple(jnp.shape(inputs))
     if len(shape) != 2:
         raise ValueError(
@@ -96,6 +97,7 @@ def convert(
             f" ({num_examples},)."
         )
     column = jnp.asarray(weights, dtype)[:, None]
+    column = jnp.where(column >= 0, column, jnp.nan)  # where it can't be refused it must be seen
     # A padded row may hold anything, NaN too: 0 * NaN would spread it.
     inputs = jnp.where(column > 0, inputs, 0)
     mask = (column > 0).reshape((num_examples,) + (1,) * (targets.ndim - 1))
@@ -182,10 +184,8 @@ def fingerprint(inputs: jax.Array) -> jax.Array:
     Returns:
       (fingerprint_size(n, d),).
     """
-    size = inputs.size
     count = fingerprint_size(*inputs.shape)
-    stride = max(1, size // max(count, 1))
-    while math.gcd(stride, inputs.shape[1]) > 1 and stride > 1:  # or it would stay in few columns
-        stride -= 1
-    entries = np.arange(count) * stride
+    if count == inputs.size:
+        return inputs.reshape(-1)
+    entries = np.random.default_rng(0).choice(inputs.size, count, replace=False)
     return inputs[entries // inputs.shape[1], entries % inputs.shape[1]]

@@ -91,21 +91,22 @@ def weights(
     start = extrapolated(inertia.predict)
     same = inertia.evaluate is inertia.predict or kind == "exact"
     point = start if same else extrapolated(inertia.evaluate)
-    stepped, tau = step(start, point, tau)
+    stepped, accepted_tau = step(start, point, tau)
     move, refused = settled(stepped, start, correct=True)
+
+    def plain() -> tuple[Move, Any]:
+        stepped, accepted_tau = step(current, current, tau)
+        return settled(stepped, current, correct=False)[0], accepted_tau
+
     if method.safeguard and not (start is current and point is current):
         # The plain step costs as much as the accelerated one: make it only where that was refused.
-        move = jax.lax.cond(
-            refused > 0,
-            lambda: settled(step(current, current, tau)[0], current, correct=False)[0],
-            lambda: move,
-        )
+        move, accepted_tau = jax.lax.cond(refused > 0, plain, lambda: (move, accepted_tau))
     moved = jnp.where(move.factor == 0, 0, move.factor * move.kernel)
     bias = current.bias
     if bias is not None and move.bias is not None:
         bias = bias + move.bias
     updated = Layer(current.kernel + moved, bias, current.fit + move.fit)
-    return updated, moved, tau, refused
+    return updated, moved, accepted_tau, refused
 
 
 class Move(NamedTuple):
@@ -124,7 +125,7 @@ def _move(stepped: Layer, current: Layer, ahead, weights: Any, biases: Any) -> M
         return Move(factor, ahead, None, factor * (stepped.fit - current.fit))
     bias = stepped.bias - current.bias
     product = (stepped.fit - current.fit) - bias
-    longer = (1 + biases) * bias
+    longer = jnp.asarray(1 + biases, bias.dtype) * bias
     return Move(factor, ahead, longer, factor * product + longer)
 
 

@@ -147,6 +147,12 @@ def _ordered(
     natural = tuple(sorted(found, key=_natural))
     if layer_order is None:
         return natural
+    paths = layer_order if isinstance(layer_order, Sequence) else [None]
+    if isinstance(layer_order, str) or not all(isinstance(path, str) for path in paths):
+        raise TypeError(
+            f"layer_order is {layer_order!r}; it must be a sequence of the layers' paths, such as"
+            f" {natural}."
+        )
     if sorted(layer_order) != sorted(natural):
         raise ValueError(
             f"layer_order is {list(layer_order)}; it must list every layer once. The layers of"

@@ -1,4 +1,8 @@
-"""Published methods as settings of `tritia.tiam`."""
+"""Published methods as settings of `tritia.tiam`.
+
+`optax.inject_hyperparams` reads names off a signature, which these do not list: wrap them, as in
+`optax.inject_hyperparams(lambda rho: tritia.bcd(n, rho=rho))(rho=1e-2)`.
+"""
 
 from __future__ import annotations
 

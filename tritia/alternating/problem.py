@@ -124,6 +124,8 @@ class History(NamedTuple):
 class Rejected(NamedTuple):
     """Which share of each block the safeguard put back to the plain or the old values.
 
+    At the last visit, where a sweep visits blocks twice; rows of weight 0 count like any other.
+
     Attributes:
       weights: (L,), 0 or 1.
       pre_activations: (L,), the share of elements (of rows for the last, the output).

@@ -62,7 +62,10 @@ class Rows(NamedTuple):
 
     def sum(self, x: jax.Array) -> jax.Array:
         """Returns the weighted sum over rows, and plain sum over columns, of (n, k)."""
-        return jnp.sum(x if self.weights is None else self.weights * x)
+        if self.weights is None:
+            return jnp.sum(x)
+        # A row that counts nothing may hold anything, NaN too.
+        return jnp.sum(jnp.where(self.weights == 0, 0, self.weights * x))
 
 
 class Spectrum(NamedTuple):

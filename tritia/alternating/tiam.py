@@ -157,7 +157,8 @@ def tiam(
     (`scale_mu=False` takes :math:`\mu_l = \mu`).
 
     **In a loop.** Pass the data as arguments of the jitted function (data closed over is folded
-    into the compilation, slowly), the same data in the same order at every update. The first update
+    into the compilation, slowly), the same data and weights in the same order at every update. The
+    first update
     starts z and a from a forward pass and takes the eigendecomposition of the first layer's Gram
     matrix, of the size min(num_examples, inputs). `optax.chain(tritia.tiam(...),
     optax.scale(0.9))` damps it; put it first in a chain, where `updates` may be None. Under
@@ -168,7 +169,8 @@ def tiam(
       num_examples: n, the rows of inputs and targets; static.
       activation: a name, an `Activation`, or a sequence of them with one for each hidden layer.
         Names: relu, leaky_relu, relu6, hard_tanh, identity, elu, selu, softplus, tanh, sigmoid, and
-        under "penalty" gelu and silu. `tritia.alternating.leaky_relu(slope)` and
+        under "penalty" gelu (by tanh), gelu_exact and silu.
+        `tritia.alternating.leaky_relu(slope)` and
         `tritia.alternating.monotone_activation(value, inverse)` make others.
       loss: "softmax_cross_entropy" (targets: integer labels (n,) or probabilities (n, k)),
         "sigmoid_cross_entropy" or "squared_error" (half the square; targets (n, k), or (n,) for
@@ -198,8 +200,8 @@ def tiam(
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
         order of their paths.
       row_sharding: the `jax.sharding.Sharding` of arrays (n, width) whose rows are spread over
-        devices; z and a are placed by it and no n x n system is formed. None leaves where z and a
-        are to the compiler.
+        devices, on a mesh with `jax.sharding.AxisType.Auto` axes; z and a are placed by it and no
+        n x n system is formed. None leaves where z and a are to the compiler.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, inputs=,
@@ -260,10 +262,7 @@ def tiam(
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
-    if row_sharding is not None and not isinstance(row_sharding, jax.sharding.Sharding):
-        raise TypeError(
-            f"row_sharding must be a jax.sharding.Sharding or None; got {row_sharding!r}."
-        )
+    _check_row_sharding(row_sharding)
     the_loss = resolve_loss(loss)
     hidden = resolve_activations(activation, invertible=coupling == "inequality")
     inertias = _resolve_inertias(inertia)
@@ -408,7 +407,8 @@ def _prepare(
     method: Method, state: TiamState, examples: ex.Examples, first: jax.Array, centred: bool
 ) -> tuple[problem.Data, jax.Array, jax.Array]:
     """Returns the data of a sweep, the inputs' fingerprint, and whether the inputs have changed."""
-    marks = ex.fingerprint(examples.inputs)
+    weights = examples.rows.weights
+    marks = ex.fingerprint(examples.inputs if weights is None else examples.inputs * weights)
     changed = ~first & jnp.any(marks != state.fingerprint)
     changed |= state.diagnostics.inputs_changed
     spectral = None
@@ -529,8 +529,28 @@ def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
 
 
 def _at(inertias: Inertias, count: jax.Array) -> Inertias:
-    """Returns the coefficients at a step, Python numbers as they are."""
-    return Inertias(*(Inertia(*(value_at(p, count) for p in kind)) for kind in inertias))
+    """Returns the coefficients at a step, Python numbers as they are.
+
+    One schedule for predict and evaluate gives one value, so that c and e are seen to be one point.
+    """
+
+    def at(kind: Inertia) -> Inertia:
+        predict, correct = value_at(kind.predict, count), value_at(kind.correct, count)
+        same = kind.evaluate is kind.predict
+        return Inertia(predict, predict if same else value_at(kind.evaluate, count), correct)
+
+    return Inertias(*map(at, inertias))
+
+
+def _check_row_sharding(sharding: Any) -> None:
+    if sharding is not None and not isinstance(sharding, jax.sharding.Sharding):
+        raise TypeError(f"row_sharding must be a jax.sharding.Sharding or None; got {sharding!r}.")
+    mesh = getattr(sharding, "mesh", None)
+    if any(kind != jax.sharding.AxisType.Auto for kind in getattr(mesh, "axis_types", ())):
+        raise ValueError(
+            f"row_sharding is {sharding}, over a mesh with explicit axes; allowed: a mesh made"
+            " by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+        )
 
 
 def _resolve_inertias(inertia: Any) -> Inertias:

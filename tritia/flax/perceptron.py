@@ -17,12 +17,12 @@ import numpy as np
 from flax import linen, nnx
 from jax.extend import core
 
-from tritia._arguments import check_choice
 from tritia.alternating import ACTIVATIONS, Activation, leaky_relu
+from tritia.alternating.arguments import activation_of_each, resolve_activations
 from tritia.alternating.network import Network, find_layers
 
 _ROWS = 24
-_TOLERANCE = 1e-3  # of the model's output against the formula, in float32
+_TOLERANCE = 3e-5  # of the model's output against the formula, in float32
 _CERTAIN = 1e-5  # no two activations are as close as this on the rows tried
 _GRID = np.concatenate([-np.geomspace(1e-2, 12, 20)[::-1], [0], np.geomspace(1e-2, 12, 20)])
 
@@ -82,7 +82,8 @@ def find(
         hidden = len(network.names) - 1
         rows, kernels, biases, outputs = _try_out(function, network)
         if activation is not None:
-            choices = [_resolve(activation, hidden)]
+            given = resolve_activations(activation, invertible=False)
+            choices = [list(activation_of_each(given, network))]
         else:
             written = _written_activations(model, network)
             choices = [written] if written is not None else _uniform(hidden)
@@ -232,32 +233,12 @@ def _error(
         if position < len(activations):
             a = np.asarray(activations[position].value(jnp.asarray(z, jnp.float32)), np.float64)
     scale = np.max(np.abs(z), axis=1, keepdims=True)
+    scale = np.where(scale > 0, scale, 1)  # a row of dead units and no bias
     return float(np.max(np.abs(np.asarray(outputs, np.float64) - z) / scale))
 
 
 def _tolerance(dtype: Any) -> float:
-    return max(_TOLERANCE, 32 * float(jnp.finfo(dtype).eps))
-
-
-def _resolve(activation: Any, hidden: int) -> list[Activation]:
-    given = [activation] * hidden if isinstance(activation, (str, Activation)) else activation
-    resolved = []
-    for one in given:
-        if isinstance(one, str):
-            check_choice("activation", one, ACTIVATIONS)
-            one = ACTIVATIONS[one]
-        if not isinstance(one, Activation):
-            raise TypeError(
-                "activation must be a name, a tritia.alternating.Activation or a sequence of these;"
-                f" got {one!r}. Write a function of your own as"
-                " tritia.alternating.monotone_activation(value, inverse)."
-            )
-        resolved.append(one)
-    if len(resolved) != hidden:
-        raise ValueError(
-            f"activation lists {len(resolved)} activations; the model has {hidden} hidden layers."
-        )
-    return resolved
+    return max(_TOLERANCE, 8 * float(jnp.finfo(dtype).eps))
 
 
 def _uniform(hidden: int) -> list[list[Activation]]:
@@ -313,12 +294,16 @@ def _steps(model: Any) -> Iterator[Any]:
 
 def _recognise(steps: Sequence[Callable[..., Any]]) -> Activation | None:
     """Returns the known activation that computes the same on a grid, or None."""
-    values = jnp.asarray(_GRID, jnp.float32)
-    for step in steps:
-        values = step(values)
-    values = np.asarray(values, np.float64)
-    if values.shape != _GRID.shape:
+    values = jnp.asarray(_GRID, jnp.float32)[:, None]
+    try:
+        for step in steps:
+            values = step(values)
+    except Exception:  # whatever it is, it does not take one column
         return None
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(_GRID), 1):
+        return None
+    values = values[:, 0]
     known = list(ACTIVATIONS.values())
     slope = float(values[0] / _GRID[0])
     if 0 < slope < 1:

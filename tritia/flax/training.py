@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import optax
@@ -215,10 +216,8 @@ def tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    if activation is None or layer_order is None:
-        found = perceptron.find(model, params, activation, layer_order)
-        activation, layer_order = found.activations, found.layer_order
-    return method(num_examples, activation=activation, layer_order=layer_order, **settings)
+    found = _found(model, params, activation, layer_order)
+    return method(num_examples, **found, **settings)
 
 
 def stochastic_tiam(
@@ -278,15 +277,16 @@ def stochastic_tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    return tiam(
-        model,
-        0,
-        params=params,
-        activation=activation,
-        layer_order=layer_order,
-        method=lambda _, **found: tritia.stochastic_tiam(learning_rate, **found),
-        **settings,
-    )
+    found = _found(model, params, activation, layer_order)
+    return tritia.stochastic_tiam(learning_rate, **found, **settings)
+
+
+def _found(model: Any, params: Any, activation: Any, layer_order: Any) -> dict[str, Any]:
+    """Returns the layers and activations as arguments of the solvers, looked for where missing."""
+    if activation is None or layer_order is None:
+        found = perceptron.find(model, params, activation, layer_order)
+        activation, layer_order = found.activations, found.layer_order
+    return {"activation": activation, "layer_order": layer_order}
 
 
 def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> TrainState:
@@ -301,7 +301,9 @@ def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> Tr
     Args:
       state: the `TrainState`.
       grads: the gradients; None for a transform that takes none, such as `tritia.tiam`.
-      **extra: what the transform's `update` takes: `grad_fn=`, or `inputs=` and `targets=`.
+      **extra: what the transform's `update` takes: `grad_fn=`, or `inputs=` and `targets=`. Those
+        that are fields of `state`, such as `batch_stats`, replace these instead, as they do in
+        `TrainState.apply_gradients`.
 
     Returns:
       The next `TrainState`.
@@ -331,6 +333,8 @@ def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> Tr
       1
     """
     optimizer = optax.with_extra_args_support(state.tx)
+    fields = {field.name for field in dataclasses.fields(cast(Any, state))}
+    replaced = {name: extra.pop(name) for name in fields & extra.keys()}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, **replaced)

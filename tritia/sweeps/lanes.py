@@ -101,13 +101,15 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
                 return plan.problem.loss(params, carry.rest, batch)
 
             (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(carry.params)
-            updates, state = solver.update(
-                gradients,
-                carry.state,
-                carry.params,
-                grad_fn=lambda params: jax.grad(loss, has_aux=True)(params)[0],
-                **plan.extra(batch),
-            )
+            extra = {
+                "grad_fn": lambda params: jax.grad(loss, has_aux=True)(params)[0],
+                # As the line searches of Optax take the loss.
+                "value": value,
+                "grad": gradients,
+                # They hand it the other arguments, and refuse those that it does not take.
+                "value_fn": lambda params, grad_fn=None: loss(params)[0],
+            } | dict(plan.extra(batch))
+            updates, state = solver.update(gradients, carry.state, carry.params, **extra)
             return Carry(optax.apply_updates(carry.params, updates), rest, state), value
 
         carry, losses = jax.lax.scan(step, carry, first + jnp.arange(plan.every))
@@ -144,5 +146,5 @@ def iterate(state: Any, params: Any) -> Any:
 
 def lane_bytes(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:
     """Returns how many bytes one lane takes between two steps."""
-    setting = dict.fromkeys(names, jax.ShapeDtypeStruct((), jnp.float32))
+    setting = dict.fromkeys(names, jax.ShapeDtypeStruct((), jnp.result_type(float)))
     return bytes_of(jax.eval_shape(functools.partial(start, plan), setting, keys[0]))

@@ -185,11 +185,18 @@ def build(
         raise ValueError(f"records is {records}; it must divide steps, {steps}.")
     if memory is not None:
         memory = check_static_int("memory", memory, minimum=1)
-    numbers = (
-        list(seeds)
-        if isinstance(seeds, Sequence)
-        else list(range(check_static_int("seeds", seeds, minimum=1)))
-    )
+    if isinstance(seeds, (Sequence, np.ndarray)):
+        numbers = [
+            check_static_int(
+                "each of seeds",
+                int(seed) if isinstance(seed, np.integer) else seed,
+                minimum=0,
+                maximum=2**32 - 1,
+            )
+            for seed in seeds
+        ]
+    else:
+        numbers = list(range(check_static_int("seeds", seeds, minimum=1)))
     if not numbers:
         raise ValueError("seeds is empty; it needs one at least.")
     ends = _rung_ends(halving, records)
@@ -215,7 +222,7 @@ def build(
         def compile_for(size: tuple[int, int]) -> Lanes:
             key = (names, *size)
             if key not in compiled:
-                shape = jax.ShapeDtypeStruct((size[0],), jnp.float32)
+                shape = jax.ShapeDtypeStruct((size[0],), jnp.result_type(float))
                 shapes = dict.fromkeys(names, shape)
                 compiled[key] = compile_lanes(plan, shapes, keys[: size[1]], data)
             return compiled[key]
@@ -319,15 +326,23 @@ def _table(
     if len(settings) == 0:
         raise ValueError("settings is empty; it needs one at least.")
     names = tuple(settings[0])
+    dtype = jnp.result_type(float)
     for setting in settings:
         if set(setting) != set(names):
             raise ValueError(
                 f"settings must all have the same names; got {list(names)} and {list(setting)}."
             )
     return names, {
-        name: np.asarray([float(setting[name]) for setting in settings], np.float32)
+        name: np.asarray([_number(name, setting[name]) for setting in settings], dtype)
         for name in names
     }
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"a setting's {name} is {value!r}; allowed: numbers.") from None
 
 
 def _scores(losses: np.ndarray, values: np.ndarray) -> np.ndarray:

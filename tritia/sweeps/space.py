@@ -28,6 +28,7 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
 
     Raises:
       ValueError: a name has no numbers, or there is no name.
+      TypeError: something else than a list of numbers.
 
     Examples:
       >>> import tritia.sweeps
@@ -39,6 +40,8 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
       {'learning_rate': 0.3, 'predict': 0.9}
     """
     for name, numbers in values.items():
+        if not hasattr(numbers, "__len__"):
+            raise TypeError(f"grid needs a list of numbers for {name!r}; got {numbers!r}.")
         if len(numbers) == 0:
             raise ValueError(f"grid has no numbers for {name!r}.")
     if not values:
