@@ -1,6 +1,6 @@
 """What `tritia.tiam` reaches, what an update costs, and what inertia and depth do to it.
 
-Run `python benchmarks/tiam.py PART... [--cora FOLDER] [--mnist FOLDER]` with any of the parts
+Run `python -m benchmarks.tiam PART... [--cora FOLDER] [--mnist FOLDER]` with any of the parts
 
   defaults   test metric after 10, 50 iterations, all data sets, 2 to 10 layers, default settings
   choice     validation metric of the settings that the defaults were chosen from
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import numpy as np
 import optax
 
 import tritia
+from benchmarks.timing import carried, header, in_turn, table
 from tritia.compare import datasets, training
 from tritia.compare.optimizers import Optimizer, alternating
 
@@ -62,15 +61,6 @@ def load(name: str, folders: Mapping[str, Path | None]) -> datasets.Dataset | No
     if name in folders and folders[name] is None:
         return None
     return datasets.DATASETS[name](folders.get(name))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a Markdown table, each row as it comes."""
-    print("|", " | ".join(head), "|")
-    print("|", " | ".join("---" for _ in head), "|", flush=True)
-    for row in rows:
-        print("|", " | ".join(row), "|", flush=True)
-    print()
 
 
 def curves(
@@ -225,20 +215,12 @@ def time_in_turn(
         y = jnp.asarray(rng.integers(sizes[-1], size=rows))
     else:
         x, y = data
-    running: dict[str, list[Any]] = {}
+    running = {}
     for name, (optimizer, step) in sides.items():
         params = make_params(sizes)
         compiled = jax.jit(step, donate_argnums=(0, 1))
-        carry = (params, optimizer.init(params))
-        for _ in range(3):
-            carry = jax.block_until_ready(compiled(*carry, x, y))
-        running[name] = [compiled, carry, []]
-    for _ in range(rounds):
-        for run in running.values():
-            began = time.perf_counter()
-            run[1] = jax.block_until_ready(run[0](*run[1], x, y))
-            run[2].append(time.perf_counter() - began)
-    return {name: statistics.median(run[2]) for name, run in running.items()}
+        running[name] = carried(compiled, (params, optimizer.init(params)), x, y)
+    return {name: seconds.median for name, seconds in in_turn(running, rounds).items()}
 
 
 def show_cost(folders: Mapping[str, Path | None], seeds: int) -> None:
@@ -465,7 +447,7 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's files")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
+    print(header(), end="\n\n")
     for part in arguments.parts or PARTS:
         PARTS[part]({"cora": arguments.cora, "mnist": arguments.mnist}, arguments.seeds)
 

@@ -1,6 +1,6 @@
 """Training time until a test metric, TIAM against what a user would pick instead.
 
-    python benchmarks/time_to_accuracy.py DATA... [--cora FOLDER] [--mnist FOLDER]
+    python -m benchmarks.time_to_accuracy DATA... [--cora FOLDER] [--mnist FOLDER]
 
 Two hidden layers of 100 units. Every method with a learning rate is tuned as `tritia compare` tunes
 it, on validation rows; then each seed trains with all methods in one process, one after another,
@@ -27,6 +27,7 @@ import lineax
 import numpy as np
 import optimistix
 
+from benchmarks.timing import header, table
 from tritia.compare import datasets, training, tuning
 from tritia.compare.optimizers import OPTIMIZERS, Optimizer
 
@@ -186,13 +187,13 @@ def show(name: str, folder: Path | None, arguments: argparse.Namespace) -> None:
     training_goal, test_goal = GOALS[name]
     goal = f"test {test_goal}" + (f" and training {training_goal}" if training_goal else "")
     print(f"{name}, {bench.training_rows} training rows, {bench.seeds} seeds, until {goal}:\n")
-    print("| method | tuned | epochs | ms | seeds there |\n| --- | --- | --- | --- | --- |")
+    rows = []
     for side in sides:
         epochs, seconds = np.median(reached[side.label], axis=0)
         there = sum(np.isfinite(run.epochs) for run in reached[side.label])
-        figures = f"{epochs:g} | {1e3 * seconds:.1f}" if np.isfinite(seconds) else "- | -"
-        print(f"| {side.label} | {side.setting} | {figures} | {there} |")
-    print(flush=True)
+        figures = [f"{epochs:g}", f"{1e3 * seconds:.1f}"] if np.isfinite(seconds) else ["-", "-"]
+        rows.append([side.label, side.setting, *figures, str(there)])
+    table(["method", "tuned", "epochs", "ms", "seeds there"], rows)
 
 
 def main() -> None:
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="at most, on all rows")
     arguments = parser.parse_args()
     folders = {"cora": arguments.cora, "mnist": arguments.mnist}
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
+    print(header(), end="\n\n")
     for name in arguments.data or GOALS:
         if name in folders and folders[name] is None:
             print(f"{name}: its folder is not given.\n")
