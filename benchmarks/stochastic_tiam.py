@@ -244,12 +244,18 @@ def race(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
 
 
 def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) -> str:
-    """The figures of `race`; "-" where most seeds miss a target."""
+    """The figures of `race`; "-" where most seeds miss a target.
+
+    The last column is the median over seeds of the ratio of seconds to the last target: what a
+    seed's optimizers took in turn was measured on the same machine at nearly the same time.
+    """
     epochs = len(runs[0][0].accuracy)
     heads = ["optimizer", "batch", "learning rate", *(str(n + 1) for n in range(epochs))]
     heads += ["least, greatest", "s an epoch (quartiles)", "CPU s"]
     heads += [f"epochs, s to {target:g}" for target in targets]
+    heads += [f"s to {targets[-1]:g} over {entries[0].label}'s"]
     rows = [heads]
+    reference: list[float] = []
     for entry, curves in zip(entries, zip(*runs, strict=True), strict=True):
         accuracy = np.array([curve.accuracy for curve in curves])
         seconds = np.array([curve.seconds for curve in curves])
@@ -259,6 +265,7 @@ def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) ->
         row += [f"{accuracy[:, -1].min():.4f}, {accuracy[:, -1].max():.4f}"]
         row += [f"{middle:.2f} ({low:.2f} to {high:.2f})"]
         row += [f"{np.median([curve.cpu_seconds for curve in curves]):.2f}"]
+        spent: list[float] = []
         for target in targets:
             reached = accuracy >= target
             first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, np.inf)
@@ -270,6 +277,9 @@ def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) ->
             missed = int(np.sum(np.isinf(first)))
             note = f" ({missed} of {len(first)} never)" if missed else ""
             row.append(("-" if np.isinf(count) else f"{count:g}, {clock:.1f}") + note)
+        reference = reference or spent  # the first entry's
+        both = [a / b for a, b in zip(spent, reference, strict=True) if np.isfinite([a, b]).all()]
+        row.append(f"{statistics.median(both):.2f}" if 2 * len(both) > len(spent) else "-")
         rows.append(row)
     return table(rows)
 
