@@ -257,7 +257,7 @@ def race_table(entries: Sequence[Entry], runs: Any, targets: Sequence[float]) ->
     rows = [heads]
     reference: list[float] = []
     for entry, curves in zip(entries, zip(*runs, strict=True), strict=True):
-        accuracy = np.array([curve.accuracy for curve in curves])
+        accuracy = np.nan_to_num([curve.accuracy for curve in curves])  # 0 where it diverged
         seconds = np.array([curve.seconds for curve in curves])
         low, middle, high = np.percentile(seconds, [25, 50, 75])
         row = [entry.label, str(entry.batch_size), f"{entry.setting['learning_rate']:g}"]
