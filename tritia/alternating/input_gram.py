@@ -43,8 +43,8 @@ def scale_by_input_gram(
 
     This is the weight block of `tritia.stochastic_tiam` on its own, for gradients from anywhere:
     of any loss, any activation, dropout and so on. The one thing to pass in besides gradients is
-    what went into each layer. Multiply by a negative learning rate after it; 0.3 to 3 is usual for
-    a loss that is averaged over the rows.
+    what went into each layer. Multiply by a negative learning rate after it; 3 to 10 is usual for a
+    loss that is averaged over the rows, and a tenth of that with a momentum of 0.9 besides.
 
     **Relations.** It is the input-side factor of KFAC, which preconditions by the Gram matrix of
     the back-propagated output gradients as well; the weight step of proximal back-propagation,
