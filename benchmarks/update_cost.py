@@ -12,7 +12,7 @@ of the params.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from benchmarks.families import FAMILIES, LONG_MEMORY, PEERS, parameters, size, transformer
 from benchmarks.timing import carried, header, in_turn, milliseconds, table, update_step
 
+EVERYTHING = {**FAMILIES, **LONG_MEMORY}
 BATCH = 4  # optimizers whose states are held at once
 
 
@@ -35,27 +36,25 @@ def scaled(tree: Any) -> Any:
     return (jax.tree.map(lambda leaf: leaf * jnp.asarray(0.999, leaf.dtype), tree),)
 
 
-def show(dtype: Any, rounds: int, shape: dict[str, int]) -> None:
+def show(dtype: Any, rounds: int, shape: dict[str, int], names: Sequence[str]) -> None:
     """One table."""
     params = transformer(**shape, dtype=dtype)
     grads = jax.tree.map(lambda leaf: leaf * jnp.asarray(0.01, leaf.dtype), params)
     unit = size(params)
     in_place = jax.jit(scaled, donate_argnums=0)
     between = jax.jit(lambda destination, source: (copied(destination, source),), donate_argnums=0)
-    everything = {**FAMILIES, **LONG_MEMORY}
 
     def rows() -> Iterator[list[str]]:
-        names = list(everything)
         for start in range(0, len(names), BATCH):
             chosen = names[start : start + BATCH]
-            peers = {everything[name].peer for name in chosen}
+            peers = {EVERYTHING[name].peer for name in chosen}
             calls = {
                 "in place": carried(in_place, (params,)),
                 "between": carried(between, (params,), params),
             }
             temporary = {}
             for name in [*peers, *chosen]:
-                optimizer = {**PEERS, **everything}[name].make(1e-3)
+                optimizer = {**PEERS, **EVERYTHING}[name].make(1e-3)
                 state = optimizer.init(params)
                 step = jax.jit(update_step(optimizer), donate_argnums=(0, 1))
                 compiled = step.lower(params, state, grads).compile()
@@ -66,7 +65,7 @@ def show(dtype: Any, rounds: int, shape: dict[str, int]) -> None:
             found = in_turn(calls, rounds)
             copy = min(found["in place"].median, found["between"].median)
             for name in chosen:
-                family, time, peer = everything[name], found[name], found[everything[name].peer]
+                family, time, peer = EVERYTHING[name], found[name], found[EVERYTHING[name].peer]
                 other = PEERS[family.peer]
                 share = (family.reads + family.writes) / 2 * copy / time.median
                 their_share = (other.reads + other.writes) / 2 * copy / peer.median
@@ -80,7 +79,7 @@ def show(dtype: Any, rounds: int, shape: dict[str, int]) -> None:
                     f"{temporary[name]:.2f} ({temporary[family.peer]:.2f})",
                 ]
 
-    print(f"{parameters(params) / 1e6:.1f} million parameters, {jnp.dtype(dtype)}:\n")
+    print(f"{parameters(params) / 1e6:.1f} million parameters, {dtype}:\n")
     head = ["transform", "ms (quartiles)", "Optax's", "ms (quartiles)", "ratio"]
     table([*head, "of the copy bandwidth (Optax's)", "temporary memory (Optax's)"], rows())
 
@@ -89,11 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer parameters and rounds")
     parser.add_argument("--rounds", type=int, help="calls of each side that are counted")
+    parser.add_argument("--only", nargs="*", choices=EVERYTHING, help="these transforms")
+    parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])
     arguments = parser.parse_args()
     shape = {"width": 128, "layers": 4, "words": 1024} if arguments.quick else {}
     print(f"{header()}\n")
-    for dtype in (jnp.float32, jnp.bfloat16):
-        show(dtype, arguments.rounds or (10 if arguments.quick else 40), shape)
+    rounds = arguments.rounds or (10 if arguments.quick else 40)
+    for dtype in arguments.dtype:
+        show(jnp.dtype(dtype), rounds, shape, arguments.only or list(EVERYTHING))
 
 
 if __name__ == "__main__":
