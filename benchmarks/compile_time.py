@@ -22,6 +22,7 @@ import optax
 from benchmarks.families import FAMILIES, LONG_MEMORY, PEERS, RATE, Family, transformer
 from benchmarks.timing import header, table, update_step
 
+EVERYTHING = {**FAMILIES, **LONG_MEMORY}
 RATES = {"number": RATE, "schedule": optax.cosine_decay_schedule(RATE, 1000)}
 
 
@@ -65,12 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer arrays, once")
     parser.add_argument("--rounds", type=int, help="compilations of each side")
+    parser.add_argument("--only", nargs="*", choices=EVERYTHING, help="these transforms")
     arguments = parser.parse_args()
     params = transformer(**({"width": 64, "layers": 2} if arguments.quick else {}))
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     print(f"{header()}\n\n{len(jax.tree.leaves(params))} arrays, medians of {rounds}:\n")
-    show(FAMILIES, params, rounds)
-    show(LONG_MEMORY, params, rounds)
+    show({name: EVERYTHING[name] for name in arguments.only or EVERYTHING}, params, rounds)
 
 
 if __name__ == "__main__":
