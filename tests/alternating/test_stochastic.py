@@ -323,7 +323,7 @@ def test_decay_chained_after_it_acts_on_the_iterate():
 
 def test_clipping_chained_after_it_bounds_each_displacement():
     params, (x, y) = make_params(*SIZES), make_data()
-    most = 0.05
+    most = 0.01
     solver = optax.chain(tritia.stochastic_tiam(0.3), optax.clip_by_global_norm(most))
 
     @jax.jit
