@@ -57,14 +57,14 @@ def main() -> None:
     if arguments.out:
         from matplotlib import pyplot
 
-        figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
         for name, times in medians.items():
             axes.loglog(
                 counts, 1e3 * np.asarray(times), "o-", label=f"{name}, slope {slopes[name]:.2f}"
             )
         axes.set(xlabel="parameters", ylabel="ms an update")
         axes.grid(which="both", alpha=0.3)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)
         figure.savefig(arguments.out, dpi=150)
 
 
