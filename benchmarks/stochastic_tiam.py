@@ -1,6 +1,6 @@
 """Mini-batch TIAM on MNIST beside Adam and SGD with momentum: what it reaches, and what it costs.
 
-Run `python benchmarks/stochastic_tiam.py PART... --data FOLDER --out RESULTS`, the folder with the
+Run `python -m benchmarks.stochastic_tiam PART... --data FOLDER --out RESULTS`, the folder with the
 IDX files of MNIST and one for results, with any of the parts
 
   race       accuracy after each epoch, epochs and seconds to a target, all optimizers tuned
