@@ -114,7 +114,10 @@ def draw(
     figure.suptitle(f"{title}\nline: median over seeds; band: quartiles", fontsize=11)
     figure.legend(
         handlelength=3.2,  # long enough to see the dashes
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 4),
+        frameon=False,
     )
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
