@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.scaling [--quick] [--out FILE.png]`.
 
-The shapes of a small transformer from 0.3 to 20 million parameters, wider and wider with as many
+The shapes of a small transformer from 0.16 to 22 million parameters, wider and wider with as many
 arrays. The slope is that of a straight line through the points on log axes: 1 is proportional, less
 is a cost per array that does not depend on its size.
 """
