@@ -13,6 +13,7 @@ from tritia.alternating.losses import (
     Loss as Loss,
     smooth_loss as smooth_loss,
 )
+from tritia.alternating.penalties import halving as halving
 from tritia.alternating.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
 from tritia.alternating.problem import Inertia as Inertia
 from tritia.alternating.running_gram import (
@@ -23,4 +24,4 @@ from tritia.alternating.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,
 )
-from tritia.alternating.tiam import TiamState as TiamState, halving as halving, tiam as tiam
+from tritia.alternating.tiam import TiamState as TiamState, tiam as tiam

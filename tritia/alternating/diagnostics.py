@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from tritia.alternating.problem import Rejected
+from tritia.alternating.examples import Examples
+from tritia.alternating.problem import Method, Rejected
+from tritia.alternating.sweep import SweepResult
 
 
 class Diagnostics(NamedTuple):
@@ -33,6 +36,56 @@ class Diagnostics(NamedTuple):
     step_norms: jax.Array
     finite: jax.Array
     inputs_changed: jax.Array
+
+
+def diagnose(
+    method: Method,
+    result: SweepResult,
+    moved: tuple[jax.Array, ...],
+    examples: Examples,
+    changed: jax.Array,
+) -> Diagnostics:
+    """Returns the diagnostics of a sweep.
+
+    Args:
+      method: holds the activations.
+      result: what the sweep returned.
+      moved: L arrays, how far each kernel has moved.
+      examples: those of the update.
+      changed: (), bool: whether the inputs have changed.
+    """
+    z, a = result.variables.pre_activations, result.variables.activations
+    weights = examples.rows.weights
+    gaps = []
+    for activation, z_layer, a_layer in zip(method.activations, z, a, strict=False):
+        gap = jnp.abs(a_layer - activation.value(z_layer))
+        gaps.append(jnp.max(gap if weights is None else jnp.where(weights > 0, gap, 0)))
+    return Diagnostics(
+        objective=result.objective,
+        loss=result.loss,
+        coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
+        rejected=result.rejected,
+        step_norms=jnp.stack([jnp.linalg.norm(step) for step in moved]),
+        finite=jnp.isfinite(result.objective),
+        inputs_changed=changed,
+    )
+
+
+def no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
+    """Returns the diagnostics of a network of `depth` layers before the first update."""
+
+    def zeros(*shape):
+        return jnp.zeros(shape, dtype)
+
+    return Diagnostics(
+        zeros(),
+        zeros(),
+        zeros(depth - 1),
+        Rejected(zeros(depth), zeros(depth), zeros(depth - 1)),
+        zeros(depth),
+        jnp.ones((), bool),
+        jnp.zeros((), bool),
+    )
 
 
 def diagnostics(state: Any) -> Diagnostics:

@@ -10,8 +10,9 @@ from typing import Any
 
 import optax
 
+from tritia.alternating.penalties import halving
 from tritia.alternating.problem import Inertia
-from tritia.alternating.tiam import halving, tiam
+from tritia.alternating.tiam import tiam
 from tritia.inertia import nesterov_schedule
 
 

@@ -15,24 +15,27 @@ from tritia._arguments import (
     check_number,
     check_static_int,
     static_message,
-    value_at,
 )
 from tritia._batching import lockstep_cond
 from tritia.alternating import blocks, examples as ex, problem
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
     activation_of_each,
+    check_row_sharding,
+    inertias_at,
     is_placeholder,
     resolve_activations,
+    resolve_inertias,
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating.diagnostics import Diagnostics
+from tritia.alternating.diagnostics import Diagnostics, diagnose, no_diagnostics
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
-from tritia.alternating.problem import History, Inertia, Inertias, Method, Numbers, Rejected
+from tritia.alternating.penalties import halving, layer_penalties
+from tritia.alternating.problem import History, Inertia, Method
 from tritia.alternating.rows import Spectrum, spectrum
-from tritia.alternating.sweep import SweepResult, sweep as sweep_once
+from tritia.alternating.sweep import sweep as sweep_once
 
 COUPLINGS = ("penalty", "inequality")
 WEIGHT_STEPS = ("auto", "exact", "line_search", "backtracking")
@@ -71,30 +74,6 @@ class TiamState(NamedTuple):
     spectrum: Any
     fingerprint: jax.Array
     diagnostics: Diagnostics
-
-
-def halving(start: float = 100.0, floor: float = 1e-3) -> optax.Schedule:
-    """Returns the schedule that starts at `start`, halves at each update, and stays at `floor`.
-
-    Args:
-      start: the value at count 0, > 0.
-      floor: the least value, >= 0.
-
-    Returns:
-      The schedule, for `eps` of `tritia.tiam`.
-
-    Raises:
-      ValueError: a number is outside its range.
-
-    Examples:
-      >>> from tritia.alternating import halving
-      >>> [float(halving(8.0, 1.0)(count)) for count in (0, 1, 2, 10)]
-      [8.0, 4.0, 2.0, 1.0]
-    """
-    check_number("start", start, minimum=0, exclusive_minimum=True, schedule=False)
-    check_number("floor", floor, minimum=0, schedule=False)
-    # The exponent is bounded so that nothing underflows on the way.
-    return lambda count: jnp.maximum(start * 0.5 ** jnp.minimum(count, 120.0), floor)
 
 
 def tiam(
@@ -262,10 +241,10 @@ def tiam(
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
-    _check_row_sharding(row_sharding)
+    check_row_sharding(row_sharding)
     the_loss = resolve_loss(loss)
     hidden = resolve_activations(activation, invertible=coupling == "inequality")
-    inertias = _resolve_inertias(inertia)
+    inertias = resolve_inertias(inertia)
     keeps_kernels = problem.needs_history(inertias.weights)
     keeps_activations = coupling == "inequality" and problem.needs_history(inertias.activations)
 
@@ -280,7 +259,16 @@ def tiam(
             for size in systems
         )
         activations = activation_of_each(hidden, network)
-        return Method(activations, the_loss, coupling, kinds, by_rows, sweep, safeguard, steps)
+        return Method(
+            activations,
+            the_loss,
+            coupling=coupling,
+            weight_steps=kinds,
+            by_rows=by_rows,
+            sweep=sweep,
+            safeguard=safeguard,
+            activation_steps=steps,
+        )
 
     def keeps_spectrum(method: Method) -> bool:
         # A gradient step saves a pass over a wide input by it; a tall one has nothing to save.
@@ -316,7 +304,7 @@ def tiam(
             tau=jnp.full(depth, _FIRST_TAU, dtype) if weight_step == "backtracking" else (),
             spectrum=spectral,
             fingerprint=jnp.zeros(ex.fingerprint_size(n, sizes[0]), dtype),
-            diagnostics=_no_diagnostics(depth, dtype),
+            diagnostics=no_diagnostics(depth, dtype),
         )
 
     def update_fn(
@@ -351,20 +339,16 @@ def tiam(
         kernels, biases = layers_of(network, params, dtype)
         data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
         start, first_fit = _start(method, state, examples.inputs, kernels, biases, first)
-        numbers = _numbers(
+        numbers = layer_penalties(
             network.sizes,
             dtype,
-            **{
-                name: value_at(value, state.count)
-                for name, value in (
-                    ("rho", rho),
-                    ("gamma", gamma),
-                    ("mu", mu),
-                    ("growth", penalty_growth),
-                    ("tau", tau),
-                    ("eps", eps),
-                )
-            },
+            state.count,
+            rho=rho,
+            gamma=gamma,
+            mu=mu,
+            growth=penalty_growth,
+            tau=tau,
+            eps=eps,
             scale_mu=scale_mu,
         )
         history = History(
@@ -373,7 +357,7 @@ def tiam(
             jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if len(state.tau) else (),
         )
         result = sweep_once(
-            method, numbers, _at(inertias, state.count), start, history, data, first_fit
+            method, numbers, inertias_at(inertias, state.count), start, history, data, first_fit
         )
         new = result.variables
         moved = result.moved
@@ -391,7 +375,7 @@ def tiam(
             tau=result.history.tau,
             spectrum=() if data.spectrum is None else data.spectrum,
             fingerprint=marks,
-            diagnostics=_diagnostics(method, result, moved, examples, changed),
+            diagnostics=diagnose(method, result, moved, examples, changed),
         )
         updates = jax.tree.map(
             lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=keeps_kernels),
@@ -447,78 +431,6 @@ def _start(
     return problem.Variables(kernels, biases, z, a), first_fit
 
 
-def _numbers(
-    sizes: tuple[int, ...],
-    dtype: Any,
-    *,
-    rho: Any,
-    gamma: Any,
-    mu: Any,
-    growth: Any,
-    tau: Any,
-    eps: Any,
-    scale_mu: bool,
-) -> Numbers:
-    """Returns each layer's penalties.
-
-    From the output down, rho_l and gamma_l fall by `growth` a layer, gamma half a step ahead.
-    """
-    rho, gamma, mu, growth, tau, eps = (
-        jnp.asarray(number, dtype) for number in (rho, gamma, mu, growth, tau, eps)
-    )
-    depth = len(sizes) - 1
-    ratios = [growth ** (layer - depth) for layer in range(1, depth + 1)]
-    return Numbers(
-        rho=tuple(rho * ratio for ratio in ratios),
-        gamma=tuple(gamma * jnp.sqrt(growth) * ratio for ratio in ratios[:-1]),
-        mu=tuple(
-            mu * rho * ratio * width if scale_mu else mu
-            for ratio, width in zip(ratios, sizes[:-1], strict=True)
-        ),
-        tau=tau,
-        eps=eps,
-    )
-
-
-def _diagnostics(
-    method: Method,
-    result: SweepResult,
-    moved: tuple[jax.Array, ...],
-    examples: ex.Examples,
-    changed: jax.Array,
-) -> Diagnostics:
-    z, a = result.variables.pre_activations, result.variables.activations
-    weights = examples.rows.weights
-    gaps = []
-    for activation, z_layer, a_layer in zip(method.activations, z, a, strict=False):
-        gap = jnp.abs(a_layer - activation.value(z_layer))
-        gaps.append(jnp.max(gap if weights is None else jnp.where(weights > 0, gap, 0)))
-    return Diagnostics(
-        objective=result.objective,
-        loss=result.loss,
-        coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
-        rejected=result.rejected,
-        step_norms=jnp.stack([jnp.linalg.norm(step) for step in moved]),
-        finite=jnp.isfinite(result.objective),
-        inputs_changed=changed,
-    )
-
-
-def _no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
-    def zeros(*shape):
-        return jnp.zeros(shape, dtype)
-
-    return Diagnostics(
-        zeros(),
-        zeros(),
-        zeros(depth - 1),
-        Rejected(zeros(depth), zeros(depth), zeros(depth - 1)),
-        zeros(depth),
-        jnp.ones((), bool),
-        jnp.zeros((), bool),
-    )
-
-
 def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     """Returns a state with one leaf in place of every field that is no copy of the params.
 
@@ -526,48 +438,3 @@ def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     """
     fields = {name: jnp.zeros(()) for name in TiamState._fields}
     return TiamState(**{**fields, "displacement": params if keeps_kernels else ()})
-
-
-def _at(inertias: Inertias, count: jax.Array) -> Inertias:
-    """Returns the coefficients at a step, Python numbers as they are.
-
-    One schedule for predict and evaluate gives one value, so that c and e are seen to be one point.
-    """
-
-    def at(kind: Inertia) -> Inertia:
-        predict, correct = value_at(kind.predict, count), value_at(kind.correct, count)
-        same = kind.evaluate is kind.predict
-        return Inertia(predict, predict if same else value_at(kind.evaluate, count), correct)
-
-    return Inertias(*map(at, inertias))
-
-
-def _check_row_sharding(sharding: Any) -> None:
-    if sharding is not None and not isinstance(sharding, jax.sharding.Sharding):
-        raise TypeError(f"row_sharding must be a jax.sharding.Sharding or None; got {sharding!r}.")
-    mesh = getattr(sharding, "mesh", None)
-    if any(kind != jax.sharding.AxisType.Auto for kind in getattr(mesh, "axis_types", ())):
-        raise ValueError(
-            f"row_sharding is {sharding}, over a mesh with explicit axes; allowed: a mesh made"
-            " by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
-        )
-
-
-def _resolve_inertias(inertia: Any) -> Inertias:
-    if isinstance(inertia, Inertia):
-        inertias = Inertias(*(inertia,) * len(Inertias._fields))
-    elif isinstance(inertia, Mapping):
-        for kind, value in inertia.items():
-            check_choice("a key of inertia", kind, Inertias._fields)
-            if not isinstance(value, Inertia):
-                raise TypeError(f"inertia[{kind!r}] must be a tritia.Inertia; got {value!r}.")
-        inertias = Inertias(**inertia)
-    else:
-        raise TypeError(
-            f"inertia must be a tritia.Inertia or a dict of them with the keys"
-            f" {', '.join(Inertias._fields)}; got {inertia!r}."
-        )
-    for kind, coefficients in zip(Inertias._fields, inertias, strict=True):
-        for name, value in coefficients._asdict().items():
-            check_number(f"inertia of {kind}: {name}", value)
-    return inertias
