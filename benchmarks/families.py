@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import tritia
@@ -109,6 +111,34 @@ def transformer(width: int = 256, layers: int = 12, words: int = 2048, dtype: An
 
     blocks = {f"block_{number}": block() for number in range(layers)}
     return {"embedding": normal(words, width), **blocks, "norm": norm()}
+
+
+def perceptron(sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """He-initialised dense layers between these widths."""
+    keys = jax.random.split(jax.random.key(0), len(sizes) - 1)
+    return [
+        {"kernel": jax.random.normal(key, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
+        for key, (i, o) in zip(keys, itertools.pairwise(sizes), strict=True)
+    ]
+
+
+def outputs(params: Any, x: jax.Array) -> jax.Array:
+    """The outputs of a `perceptron`, with ReLU between its layers."""
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def classification_loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean cross-entropy of a `perceptron`."""
+    return optax.softmax_cross_entropy_with_integer_labels(outputs(params, x), y).mean()
+
+
+def examples(rows: int, sizes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Random inputs with rows of length about 1, and labels, for a `perceptron`."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, sizes[0])) / np.sqrt(sizes[0])
+    return jnp.asarray(x, jnp.float32), jnp.asarray(rng.integers(sizes[-1], size=rows))
 
 
 def parameters(tree: Any) -> int:

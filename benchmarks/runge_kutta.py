@@ -11,64 +11,57 @@ the share falls as the minibatch grows.
 from __future__ import annotations
 
 import argparse
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 import tritia
-from benchmarks.timing import carried, header, in_turn, milliseconds, table
+from benchmarks.families import classification_loss, examples, perceptron
+from benchmarks.timing import Seconds, carried, header, in_turn, milliseconds, table
 
 STEPS = {"heun": 2, "ssp_rk3": 3, "rk4": 4, "dormand_prince": 6}
 
 
-def network(widths: list[int], rows: int) -> tuple[Any, Any, Any]:
-    """Params, a minibatch, and the loss of both."""
-    rng = np.random.default_rng(0)
-    params = [
-        {
-            "kernel": jnp.asarray(rng.normal(size=(i, o)) * (2 / i) ** 0.5, jnp.float32),
-            "bias": jnp.zeros(o),
-        }
-        for i, o in itertools.pairwise(widths)
-    ]
-    x = jnp.asarray(rng.normal(size=(rows, widths[0])), jnp.float32)
-    y = jnp.asarray(rng.integers(widths[-1], size=rows))
-
-    def loss(params: Any, batch: Any) -> jax.Array:
-        x, y = batch
-        for layer in params[:-1]:
-            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-        outputs = x @ params[-1]["kernel"] + params[-1]["bias"]
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
-
-    return params, (x, y), loss
-
-
-def gradients(loss: Any, count: int) -> Any:
+def gradients(count: int) -> Any:
     """So many gradients, one after the other: none can be left out or taken twice."""
 
-    def step(params: Any, batch: Any) -> Any:
+    def step(params: Any, *batch: Any) -> Any:
         for _ in range(count):
-            grads = jax.grad(loss)(params, batch)
+            grads = jax.grad(classification_loss)(params, *batch)
             params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, grads)
         return (params,)
 
     return step
 
 
-def runge_kutta(loss: Any, optimizer: Any) -> Any:
+def opaque_step(optimizer: Any) -> Any:
     """A step of an opaque method."""
 
-    def step(params: Any, state: Any, batch: Any) -> Any:
-        grad_fn = lambda params: jax.grad(loss)(params, batch)  # noqa: E731
+    def step(params: Any, state: Any, *batch: Any) -> Any:
+        grad_fn = lambda params: jax.grad(classification_loss)(params, *batch)  # noqa: E731
         updates, state = optimizer.update(grad_fn(params), state, params, grad_fn=grad_fn)
         return optax.apply_updates(params, updates), state
 
     return step
+
+
+def steps_and_gradients(
+    widths: Sequence[int], rows: int, methods: Sequence[str], rounds: int
+) -> dict[str, tuple[Seconds, Seconds]]:
+    """Seconds of a step of each method and of its gradients alone, all in turn."""
+    params, batch = perceptron(widths), examples(rows, widths)
+    sides = {}
+    for name in methods:
+        stages = STEPS[name]
+        bare = jax.jit(gradients(stages), donate_argnums=0)
+        sides[f"{stages} gradients"] = carried(bare, (params,), *batch)
+        optimizer = tritia.runge_kutta(1e-3, name)
+        step = jax.jit(opaque_step(optimizer), donate_argnums=(0, 1))
+        sides[name] = carried(step, (params, optimizer.init(params)), *batch)
+    found = in_turn(sides, rounds)
+    return {name: (found[name], found[f"{STEPS[name]} gradients"]) for name in methods}
 
 
 def main() -> None:
@@ -83,20 +76,10 @@ def main() -> None:
 
     def table_rows():
         for rows in arguments.rows or ([128] if arguments.quick else [128, 512]):
-            params, batch, loss = network(widths, rows)
-            sides = {}
-            for name, stages in STEPS.items():
-                bare = jax.jit(gradients(loss, stages), donate_argnums=0)
-                sides[f"{stages} gradients"] = carried(bare, (params,), batch)
-                optimizer = tritia.runge_kutta(1e-3, name)
-                step = jax.jit(runge_kutta(loss, optimizer), donate_argnums=(0, 1))
-                sides[name] = carried(step, (params, optimizer.init(params)), batch)
-            found = in_turn(sides, rounds)
-            for name, stages in STEPS.items():
-                ours, bare = found[name], found[f"{stages} gradients"]
-                times = [milliseconds(ours), milliseconds(bare)]
+            found = steps_and_gradients(widths, rows, list(STEPS), rounds)
+            for name, (ours, bare) in found.items():
                 ratio = f"{ours.median / bare.median:.3f}"
-                yield [name, str(rows), *times, ratio]
+                yield [name, str(rows), milliseconds(ours), milliseconds(bare), ratio]
 
     head = ["method", "minibatch", "a step, ms (quartiles)", "its gradients alone", "ratio"]
     table(head, table_rows())

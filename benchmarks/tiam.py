@@ -1,13 +1,11 @@
-"""What `tritia.tiam` reaches, what an update costs, and what inertia and depth do to it.
+"""What `tritia.tiam` reaches, and what inertia and depth do to it.
 
 Run `python -m benchmarks.tiam PART... [--cora FOLDER] [--mnist FOLDER]` with any of the parts
 
   defaults   test metric after 10, 50 iterations, all data sets, 2 to 10 layers, default settings
   choice     validation metric of the settings that the defaults were chosen from
   cora       mean of 10 seeds by iteration: the defaults, and the setting nearest to the paper
-  cost       an update against a full-batch step of Adam, Cora's shapes
   inertia    iterations to the same objective, with and without inertia
-  scaling    time by rows (MNIST) and by layers
   mnist      test accuracy on MNIST with all rows at once, by how its pixels are scaled
 
 and it prints Markdown. Data sets whose folder is not given are left out.
@@ -24,10 +22,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import tritia
-from benchmarks.timing import carried, header, in_turn, table
+from benchmarks.families import outputs, perceptron
+from benchmarks.tiam_cost import tiam_step
+from benchmarks.timing import header, table
 from tritia.compare import datasets, training
 from tritia.compare.optimizers import Optimizer, alternating
 
@@ -150,110 +149,6 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
     table(["setting", *(f"after {at}" for at in marks)], rows())
 
 
-Step = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
-
-
-def make_params(sizes: Sequence[int]) -> Any:
-    """He-initialised dense layers."""
-    keys = jax.random.split(jax.random.key(0), len(sizes))
-    return [
-        {"kernel": jax.random.normal(key, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
-        for key, i, o in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
-
-
-def apply(params: Any, x: jax.Array) -> jax.Array:
-    """The network's outputs."""
-    for layer in params[:-1]:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ params[-1]["kernel"] + params[-1]["bias"]
-
-
-def solver_step(solver: Any) -> Step:
-    """An update of the alternating solver."""
-
-    def step(params, state, x, y):
-        updates, state = solver.update(None, state, params, inputs=x, targets=y)
-        return optax.apply_updates(params, updates), state
-
-    return step
-
-
-def adam_step(optimizer: optax.GradientTransformation) -> Step:
-    """A step of Adam on all rows."""
-
-    def step(params, state, x, y):
-        def loss(params):
-            rows = optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y)
-            return jnp.mean(rows)
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    return step
-
-
-def time_in_turn(
-    sizes: Sequence[int],
-    rows: int,
-    sides: Mapping[str, Any],
-    rounds: int,
-    data: tuple[jax.Array, jax.Array] | None = None,
-) -> dict[str, float]:
-    """Seconds of one step of each side, medians of rounds in which each is stepped once.
-
-    Args:
-      sizes: widths of the network.
-      rows: examples.
-      sides: by name, (optimizer, its step).
-      rounds: how many.
-      data: inputs and labels; None draws them at random.
-    """
-    if data is None:
-        rng = np.random.default_rng(0)
-        x = jnp.asarray(rng.normal(size=(rows, sizes[0])) / np.sqrt(sizes[0]), jnp.float32)
-        y = jnp.asarray(rng.integers(sizes[-1], size=rows))
-    else:
-        x, y = data
-    running = {}
-    for name, (optimizer, step) in sides.items():
-        params = make_params(sizes)
-        compiled = jax.jit(step, donate_argnums=(0, 1))
-        running[name] = carried(compiled, (params, optimizer.init(params)), x, y)
-    return {name: seconds.median for name, seconds in in_turn(running, rounds).items()}
-
-
-def show_cost(folders: Mapping[str, Path | None], seeds: int) -> None:
-    """An update against a full-batch step of Adam."""
-    del folders, seeds
-    shapes = {
-        "Cora's: 140 rows, 7165-100-100-7": ((7165, 100, 100, 7), 140),
-        "digits': 1437 rows, 64-100-100-10": ((64, 100, 100, 10), 1437),
-        "10000 rows, 784-256-256-10": ((784, 256, 256, 10), 10000),
-        "2000 rows, 100, 12 layers": ((100,) * 12 + (10,), 2000),
-    }
-
-    def rows() -> Iterator[list[str]]:
-        for label, (sizes, count) in shapes.items():
-            adam = optax.adam(1e-3)
-            sides = {"adam": (adam, adam_step(adam))}
-            for kind in ("auto", "exact", "line_search", "backtracking"):
-                solver = tritia.tiam(count, weight_step=kind)
-                sides[kind] = (solver, solver_step(solver))
-            seconds = time_in_turn(sizes, count, sides, 40 if count < 5000 else 9)
-            yield (
-                [label, f"{1e3 * seconds['adam']:.2f}"]
-                + [
-                    f"{1e3 * seconds[kind]:.2f} ({seconds[kind] / seconds['adam']:.2f})"
-                    for kind in sides
-                    if kind != "adam"
-                ]
-            )
-
-    print("Milliseconds an update, in brackets the ratio to Adam's step on all rows.\n")
-    table(["shapes", "adam", "auto", "exact", "line_search", "backtracking"], rows())
-
-
 def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
     """Iterations to the objective that the plain method has after 100."""
     problems: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -369,35 +264,6 @@ def record(
     return run
 
 
-def show_scaling(folders: Mapping[str, Path | None], seeds: int) -> None:
-    """Time by rows and by layers; the slope on log axes."""
-    del seeds
-    mnist = load("mnist", folders)
-
-    def seconds(sizes, count):
-        data = None
-        if mnist is not None and sizes[0] == mnist.inputs.shape[1]:
-            x = (mnist.inputs[:count] - mnist.inputs.mean()) / mnist.inputs.std()
-            data = (jnp.asarray(x), jnp.asarray(mnist.targets[:count]))
-        solver = tritia.tiam(count)
-        return time_in_turn(sizes, count, {"tiam": (solver, solver_step(solver))}, 5, data)["tiam"]
-
-    for what, values, run in (
-        (
-            "rows of MNIST, or random ones without its folder (784-256-256-10)",
-            (1000, 10000, 60000),
-            lambda v: seconds((784, 256, 256, 10), v),
-        ),
-        ("layers (2000 rows of 100)", (3, 6, 12), lambda v: seconds((100,) * v + (10,), 2000)),
-    ):
-        times = [run(value) for value in values]
-        slope = np.polyfit(np.log(values), np.log(times), 1)[0]
-        head = [what, *map(str, values), "slope on log axes"]
-        table(
-            head, [["milliseconds an update", *(f"{1e3 * t:.1f}" for t in times), f"{slope:.2f}"]]
-        )
-
-
 def show_mnist(folders: Mapping[str, Path | None], seeds: int) -> None:
     """All rows of MNIST at once, which is what minibatches are for, under two scalings."""
     del seeds
@@ -408,7 +274,7 @@ def show_mnist(folders: Mapping[str, Path | None], seeds: int) -> None:
     split = datasets.split(data, 0)
     fitted = jnp.setdiff1d(jnp.arange(len(data.inputs)), split.test)
     solver = tritia.tiam(len(fitted))
-    step = jax.jit(solver_step(solver), donate_argnums=(0, 1))
+    step = jax.jit(tiam_step(solver), donate_argnums=(0, 1))
 
     def rows() -> Iterator[list[str]]:
         for label, shift, scale in (
@@ -416,12 +282,12 @@ def show_mnist(folders: Mapping[str, Path | None], seeds: int) -> None:
             ("between 0 and 1", 0.0, 1.0),
         ):
             inputs, targets = jnp.asarray((data.inputs - shift) / scale), jnp.asarray(data.targets)
-            params = make_params(sizes)
+            params = perceptron(sizes)
             state, cells = solver.init(params), []
             for update in range(1, 21):
                 params, state = step(params, state, inputs[fitted], targets[fitted])
                 if update in (1, 5, 10, 20):
-                    labels = apply(params, inputs[split.test]).argmax(axis=1)
+                    labels = outputs(params, inputs[split.test]).argmax(axis=1)
                     cells.append(f"{jnp.mean(labels == targets[split.test]):.3f}")
             yield [label, *cells]
 
@@ -433,15 +299,13 @@ PARTS: Mapping[str, Callable[[Mapping[str, Path | None], int], None]] = {
     "defaults": show_defaults,
     "choice": show_choice,
     "cora": show_cora,
-    "cost": show_cost,
     "inertia": show_inertia,
-    "scaling": show_scaling,
     "mnist": show_mnist,
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What tritia.tiam reaches and costs.")
+    parser = argparse.ArgumentParser(description="What tritia.tiam reaches.")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--cora", type=Path, help="folder with the Planetoid files of Cora")
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's files")
