@@ -3,13 +3,11 @@
 from tritia.gradient_flow.chebyshev import ChebyshevScheme as ChebyshevScheme
 from tritia.gradient_flow.coefficients import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
-    LinearMultistep as LinearMultistep,
     adams_bashforth_scheme as adams_bashforth_scheme,
     bdf_scheme as bdf_scheme,
     derive_scheme as derive_scheme,
     difference_scheme as difference_scheme,
     heavy_ball_scheme as heavy_ball_scheme,
-    root_condition as root_condition,
 )
 from tritia.gradient_flow.describe import (
     Description as Description,
@@ -17,13 +15,13 @@ from tritia.gradient_flow.describe import (
     plot_stability_region as plot_stability_region,
 )
 from tritia.gradient_flow.multistep import (
-    LinearMultistepState as LinearMultistepState,
     adams_bashforth as adams_bashforth,
     bdf as bdf,
     difference as difference,
     linear_multistep as linear_multistep,
     scale_by_linear_multistep as scale_by_linear_multistep,
 )
+from tritia.gradient_flow.multistep_transform import LinearMultistepState as LinearMultistepState
 from tritia.gradient_flow.named_methods import (
     heun as heun,
     kutta3 as kutta3,
@@ -48,6 +46,10 @@ from tritia.gradient_flow.runge_kutta import (
     RungeKuttaState as RungeKuttaState,
     TransparentRungeKuttaState as TransparentRungeKuttaState,
     runge_kutta as runge_kutta,
+)
+from tritia.gradient_flow.schemes import (
+    LinearMultistep as LinearMultistep,
+    root_condition as root_condition,
 )
 from tritia.gradient_flow.stability import characteristic_roots as characteristic_roots
 from tritia.gradient_flow.step_boundary import at_step_boundary as at_step_boundary

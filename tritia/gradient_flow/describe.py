@@ -10,7 +10,7 @@ import numpy as np
 
 from tritia._arguments import check_static_int
 from tritia.gradient_flow import promises
-from tritia.gradient_flow.coefficients import LinearMultistep
+from tritia.gradient_flow.schemes import LinearMultistep
 from tritia.gradient_flow.variable_step import growth_limit
 
 if TYPE_CHECKING:

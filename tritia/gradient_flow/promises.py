@@ -1,7 +1,7 @@
 """What a scheme promises to somebody who trains networks with it, one function for each promise.
 
 The functions take every kind of scheme: linear multistep schemes register their answers in
-`coefficients.py`, Runge-Kutta methods in `tableaus.py` and `chebyshev.py`.
+`schemes.py`, Runge-Kutta methods in `tableaus.py` and `chebyshev.py`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tritia.gradient_flow import promises
-from tritia.gradient_flow.coefficients import LinearMultistep, check_scheme
+from tritia.gradient_flow.schemes import LinearMultistep, check_scheme
 
 MAX_GROWTH = 2.0
 """The largest growth of the step size per step that any scheme is used at.
