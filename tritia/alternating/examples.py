@@ -7,6 +7,7 @@ every update whether the objective is finite and whether the inputs are still th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from tritia.alternating.arguments import solver_dtype
 from tritia.alternating.losses import LOSSES, Loss
+from tritia.alternating.network import Network, find_layers
 from tritia.alternating.rows import Rows
 
 CALL = "updates, state = solver.update(None, state, params, inputs=x, targets=y)"
@@ -34,41 +37,47 @@ class Examples(NamedTuple):
     rows: Rows
 
 
-def convert(
+def receive(
+    solver: str,
+    params: Any,
     inputs: Any,
     targets: Any,
     weights: Any,
     *,
+    layer_order: Sequence[str] | None,
     num_examples: int | None,
-    sizes: tuple[int, ...],
     loss: Loss,
-    dtype: Any,
-) -> Examples:
-    """Checks the shapes and dtypes of examples and converts them.
+) -> tuple[Network, Examples]:
+    """Checks what `update` is given: finds the layers, and converts the examples to fit them.
 
     Args:
+      solver: its name, for the messages.
+      params: as `find_layers`; None where the user passed none.
       inputs: (n, d_0), real.
       targets: (n,) class labels or (n, k) probabilities for "softmax_cross_entropy"; (n, k), or
         (n,) for k = 1, for the other losses.
       weights: (n,), >= 0, or None.
+      layer_order: as `find_layers`.
       num_examples: n, or None where any number of rows will do.
-      sizes: the widths of the network, inputs first.
       loss: decides what targets mean.
-      dtype: the solver's dtype.
 
     Raises:
       ValueError: an argument is missing, or a shape does not fit; names it with both shapes.
       TypeError: no arrays, or targets of the wrong kind.
     """
+    if params is None:
+        raise ValueError(f"{solver} needs params: call {CALL}.")
+    network, dtype = find_layers(params, layer_order), solver_dtype(params)
+    sizes = network.sizes
     for name, value in (("inputs", inputs), ("targets", targets)):
         if value is None:
-            raise ValueError(f"tiam needs the examples, but {name} is missing: call {CALL}.")
+            raise ValueError(f"{solver} needs the examples, but {name} is missing: call {CALL}.")
         if isinstance(value, (list, tuple)):
-            raise TypeError(f"{name} is a {type(value).__name__}; tiam needs an array.")
+            raise TypeError(f"{name} is a {type(value).__name__}; {solver} needs an array.")
     shape = tuple(jnp.shape(inputs))
     if len(shape) != 2:
         raise ValueError(
-            f"inputs has shape {shape}; tiam needs rows,"
+            f"inputs has shape {shape}; {solver} needs rows,"
             f" ({num_examples or 'rows'}, {sizes[0]}): reshape it."
         )
     if num_examples is None:
@@ -86,22 +95,22 @@ def convert(
         )
     kind = jnp.result_type(inputs)
     if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(f"inputs has dtype {kind}; tiam needs real numbers.")
+        raise TypeError(f"inputs has dtype {kind}; {solver} needs real numbers.")
     inputs = jnp.asarray(inputs, dtype)
     targets = _targets(targets, num_examples, sizes[-1], loss, dtype)
     if weights is None:
-        return Examples(inputs, targets, Rows())
+        return network, Examples(inputs, targets, Rows())
     if tuple(jnp.shape(weights)) != (num_examples,):
         raise ValueError(
-            f"weights has shape {tuple(jnp.shape(weights))}; tiam needs one number for each row,"
-            f" ({num_examples},)."
+            f"weights has shape {tuple(jnp.shape(weights))}; {solver} needs one number for each"
+            f" row, ({num_examples},)."
         )
     column = jnp.asarray(weights, dtype)[:, None]
     column = jnp.where(column >= 0, column, jnp.nan)  # where it can't be refused it must be seen
     # A padded row may hold anything, NaN too: 0 * NaN would spread it.
     inputs = jnp.where(column > 0, inputs, 0)
     mask = (column > 0).reshape((num_examples,) + (1,) * (targets.ndim - 1))
-    return Examples(inputs, jnp.where(mask, targets, 0), Rows(column))
+    return network, Examples(inputs, jnp.where(mask, targets, 0), Rows(column))
 
 
 def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:

@@ -213,21 +213,18 @@ def stochastic_tiam(
         **extra: Any,
     ) -> tuple[optax.Updates, StochasticTiamState]:
         del updates, extra
-        if params is None:
-            raise ValueError(f"stochastic_tiam needs params: call {ex.CALL}.")
-        network = find_layers(params, layer_order)
-        activations = activation_of_each(hidden, network)
-        dtype = solver_dtype(params)
-        examples = ex.convert(
+        network, examples = ex.receive(
+            "stochastic_tiam",
+            params,
             inputs,
             targets,
             weights,
+            layer_order=layer_order,
             num_examples=None,
-            sizes=network.sizes,
             loss=the_loss,
-            dtype=dtype,
         )
-        n = examples.inputs.shape[0]
+        activations = activation_of_each(hidden, network)
+        n, dtype = examples.inputs.shape[0], examples.inputs.dtype
         shares = grams.row_shares(examples.rows.weights, n, dtype)
 
         def weighted(x: jax.Array) -> jax.Array:
