@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tritia.gradient_flow.trees import strong
+from tritia._trees import strong
 
 GradFn = Callable[[optax.Params], optax.Updates]
 

@@ -14,7 +14,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from tritia.gradient_flow.trees import zeros_like
+from tritia._trees import is_none, zeros_like
 
 History = tuple[Any, ...]
 
@@ -142,9 +142,5 @@ def _filled(new: Any, old: Any) -> Any:
         lambda n, o: o if n is None else jnp.asarray(n).astype(o.dtype),
         new,
         old,
-        is_leaf=_is_none,
+        is_leaf=is_none,
     )
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None

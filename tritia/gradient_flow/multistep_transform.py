@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia._trees import compute_dtype, is_none
 from tritia.gradient_flow import history
 from tritia.gradient_flow.ladder import StepCoefficients
 from tritia.gradient_flow.schemes import LinearMultistep
@@ -95,7 +96,7 @@ def multistep_transform(
                 if direction is None:
                     return None
                 # Half-precision leaves are combined in float32: the memory traffic is the same.
-                wide = jnp.promote_types(jnp.result_type(direction), jnp.float32)
+                wide = compute_dtype(direction)
                 real = jnp.finfo(wide).dtype
                 total = factors[0].astype(real) * direction
                 for factor, term in zip(factors[1:], past, strict=True):
@@ -103,9 +104,9 @@ def multistep_transform(
                 return total.astype(target)
 
             past = (*steps, *state.directions)
-            return jax.tree.map(leaf, updates, dtypes, *past, is_leaf=_is_none)
+            return jax.tree.map(leaf, updates, dtypes, *past, is_leaf=is_none)
 
-        dtypes = jax.tree.map(_step_dtype, updates, like, *state.steps[:1], is_leaf=_is_none)
+        dtypes = jax.tree.map(_step_dtype, updates, like, *state.steps[:1], is_leaf=is_none)
         in_place = past_steps == 2 or (past_steps == 1 and past_directions > 0)
         if in_place and dtypes == jax.tree.map(jnp.result_type, state.steps[0]):
             steps, read = history.write_computed(state.steps, state.position, displacement)
@@ -124,7 +125,7 @@ def multistep_transform(
             updates,
             step,
             like,
-            is_leaf=_is_none,
+            is_leaf=is_none,
         )
         step_sizes = state.step_sizes
         if step_sizes is not None:
@@ -139,10 +140,6 @@ def multistep_transform(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
 
 
 def _step_dtype(direction: Any, param: Any, kept: Any = None) -> Any:

@@ -16,6 +16,15 @@ from tritia._arguments import (
     check_transform,
     value_at,
 )
+from tritia._trees import (
+    cast_like,
+    compute_dtype,
+    move,
+    select,
+    strong,
+    times,
+    zeros_like,
+)
 from tritia.gradient_flow.chebyshev import ChebyshevScheme
 from tritia.gradient_flow.grad_fn import (
     GradFn,
@@ -33,15 +42,6 @@ from tritia.gradient_flow.stages import (
     three_term_stages,
 )
 from tritia.gradient_flow.tableaus import ButcherTableau
-from tritia.gradient_flow.trees import (
-    cast_like,
-    compute_dtype,
-    move,
-    select,
-    strong,
-    times,
-    zeros_like,
-)
 
 Scheme = ButcherTableau | ChebyshevScheme
 

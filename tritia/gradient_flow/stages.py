@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tritia._trees import Tree, cast_like, linear_combination, select, zeros_like
 from tritia.gradient_flow import promises
 from tritia.gradient_flow.order_conditions import Coefficient
 from tritia.gradient_flow.tableaus import ButcherTableau
-from tritia.gradient_flow.trees import Tree, cast_like, linear_combination, select, zeros_like
 
 Memory = tuple[Tree, ...]
 

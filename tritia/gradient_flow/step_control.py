@@ -18,6 +18,7 @@ from tritia._arguments import (
     check_transform,
     value_at,
 )
+from tritia._trees import Tree, linear_combination, move, select, strong, times
 from tritia.gradient_flow.grad_fn import (
     GradFn,
     check_grad_fn,
@@ -27,7 +28,6 @@ from tritia.gradient_flow.grad_fn import (
 )
 from tritia.gradient_flow.runge_kutta import check_tableau
 from tritia.gradient_flow.tableaus import ButcherTableau
-from tritia.gradient_flow.trees import Tree, linear_combination, move, select, strong, times
 
 SAFETY = 0.9
 """The next step aims at this fraction of the size that would just be accepted."""

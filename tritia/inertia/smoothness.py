@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import check_number, check_static_int
+from tritia._trees import compute_dtype
 
 
 def estimate_smoothness(
@@ -64,7 +65,7 @@ def estimate_smoothness(
         return jax.tree.map(jnp.conj, product)
 
     def norm(vector):
-        wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(vector)]
+        wide = [x.astype(compute_dtype(x)) for x in jax.tree.leaves(vector)]
         return optax.tree.norm(wide)
 
     def normalised(vector):

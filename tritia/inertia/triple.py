@@ -31,6 +31,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tritia._trees import compute_dtype
+
 Projection = Callable[[Any], Any]
 """A function from a pytree to the nearest pytree in a convex set, such as those in
 `optax.projections`."""
@@ -94,7 +96,7 @@ def displacement(iterate: Any, previous: Any) -> Any:
 def _extrapolate(point: Any, direction: Any, coefficient: jax.typing.ArrayLike) -> Any:
     def leaf(x, d):
         dtype = jnp.result_type(x)
-        wide = jnp.promote_types(jnp.result_type(x, d), jnp.float32)
+        wide = compute_dtype(x, d)
         # The coefficient takes the real dtype of the arithmetic: a float32 schedule must not narrow
         # float64 leaves, nor a float64 scalar widen float32 ones.
         p = jnp.asarray(coefficient, dtype=jnp.finfo(wide).dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, value_at
+from tritia._trees import compute_dtype
 from tritia.inertia.wrapper import triple_inertia
 
 
@@ -119,5 +120,5 @@ def _wide(constant: Any, count: Any) -> Any:
     # r = 0.999 is 1.
     value: Any = value_at(constant, count)
     if isinstance(value, jax.Array):
-        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        return value.astype(compute_dtype(value))
     return float(value)

@@ -16,6 +16,7 @@ from tritia._arguments import (
     static_message,
     value_at,
 )
+from tritia._trees import cast_like, compute_dtype, zeros_like
 from tritia.inertia import triple
 
 
@@ -160,7 +161,7 @@ def triple_inertia(
         # Coefficients keep the default float dtype, not the params': in bfloat16 0.999 is 1.
         return TripleInertiaState(
             count=jnp.zeros((), jnp.int32),
-            displacement=_zeros(params, accumulator_dtype),
+            displacement=zeros_like(params, accumulator_dtype),
             predict=jnp.zeros((), float),
             evaluate=jnp.zeros((), float),
             output=jnp.zeros((), float),
@@ -175,7 +176,7 @@ def triple_inertia(
         correction: Any = value_at(correct, state.count)
         moved = _move(step, state, params, correction)
 
-        memory = _cast(moved, state.displacement)
+        memory = cast_like(moved, state.displacement)
         if restart == "gradient":
             uphill = _inner_product(updates, moved) > 0
             memory = jax.tree.map(lambda d: jnp.where(uphill, jnp.zeros_like(d), d), memory)
@@ -201,7 +202,7 @@ def triple_inertia(
             update = triple.evaluate(update, past, -ratio)
         else:
             update = triple.evaluate(update, state.displacement, -state.evaluate)
-        return _cast(update, step if params is None else params), new_state
+        return cast_like(update, step if params is None else params), new_state
 
     def _move(step: Any, state: TripleInertiaState, params: Any, correction: Any) -> Any:
         """Returns u_next - u."""
@@ -285,29 +286,9 @@ def _dtypes(tree: Any) -> list[Any]:
     return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
-def _zeros(params: Any, accumulator_dtype: Any) -> Any:
-    def leaf(x):
-        dtype = jnp.result_type(x)
-        if accumulator_dtype is not None:
-            real = jnp.finfo(accumulator_dtype).dtype
-            is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-            dtype = jnp.promote_types(real, jnp.complex64) if is_complex else real
-        return jnp.zeros_like(x, dtype=dtype)
-
-    return jax.tree.map(leaf, params)
-
-
 def _widen(tree: Any, displacement: Any) -> Any:
     """Casts to the dtype of the arithmetic: the displacement's or wider, float32 at least."""
-    return jax.tree.map(
-        lambda x, d: jnp.asarray(x, jnp.promote_types(jnp.result_type(x, d), jnp.float32)),
-        tree,
-        displacement,
-    )
-
-
-def _cast(tree: Any, like: Any) -> Any:
-    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, like)
+    return jax.tree.map(lambda x, d: jnp.asarray(x, compute_dtype(x, d)), tree, displacement)
 
 
 def _inner_product(updates: Any, moved: Any) -> jax.Array:

@@ -12,9 +12,14 @@ import optax
 Tree = Any
 
 
-def compute_dtype(leaf: Any) -> Any:
-    """The dtype in which sums over stages are formed: that of the leaf, but at least float32."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+def compute_dtype(*leaves: Any) -> Any:
+    """The dtype in which leaves are added: the widest of theirs, but at least float32."""
+    return jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+
+
+def is_none(leaf: Any) -> bool:
+    """Tells a leaf without an update, for `is_leaf`: None, as masks make it."""
+    return leaf is None
 
 
 def linear_combination(like: Tree, terms: Sequence[tuple[Any, Tree]]) -> Tree:
@@ -42,7 +47,7 @@ def strong(tree: Tree) -> Tree:
 
 def cast_like(tree: Tree, like: Tree) -> Tree:
     """Returns `tree` with the dtypes of `like`."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, like)
 
 
 def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
@@ -56,16 +61,18 @@ def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
 
 
 def zeros_like(params: optax.Params, dtype: Any = None) -> Tree:
-    """Returns zeros in `dtype` or the params' dtypes, never weakly typed.
+    """Returns zeros in the precision of `dtype`, or in the params' dtypes; never weakly typed.
 
-    A complex leaf keeps a complex dtype of at least the precision of a real `dtype`.
+    Real leaves stay real, and complex ones complex.
     """
 
     def zeros(leaf):
-        target = jnp.result_type(leaf) if dtype is None else dtype
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-            target = jnp.promote_types(target, jnp.complex64)
-        return jnp.zeros_like(leaf).astype(target)
+        target = jnp.result_type(leaf)
+        if dtype is not None:
+            is_complex = jnp.issubdtype(target, jnp.complexfloating)
+            target = jnp.finfo(dtype).dtype
+            target = jnp.promote_types(target, jnp.complex64) if is_complex else target
+        return jnp.zeros_like(leaf, dtype=target)
 
     return jax.tree.map(zeros, params)
 
