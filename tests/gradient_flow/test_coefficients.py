@@ -224,8 +224,12 @@ def test_useless_coefficients_are_refused(a, b, message):
     ("call", "error", "message"),
     [
         (lambda: tritia.LinearMultistep(a=1, b=(1,)), TypeError, "a must be a sequence"),
-        (lambda: tritia.LinearMultistep(a=("x",), b=(1,)), TypeError, "a must hold numbers"),
-        (lambda: tritia.LinearMultistep(a=(math.nan,), b=(1,)), ValueError, "a must hold finite"),
+        (lambda: tritia.LinearMultistep(a=("x",), b=(1,)), TypeError, r"a\[0\] must be a number"),
+        (
+            lambda: tritia.LinearMultistep(a=(math.nan,), b=(1,)),
+            ValueError,
+            r"a\[0\] is nan; allowed",
+        ),
         (lambda: tritia.LinearMultistep(a=(1,), b=()), ValueError, "b must hold a coefficient"),
         (lambda: tritia.LinearMultistep((1,), (1,), starter="x"), TypeError, "starter"),
         (
@@ -237,7 +241,7 @@ def test_useless_coefficients_are_refused(a, b, message):
         (lambda: tritia.bdf_scheme("2"), TypeError, "order must be a Python int"),
         (lambda: tritia.difference_scheme(2, 9), ValueError, r"allowed: \(2, 3\), \(2, 4\)"),
         (lambda: tritia.heavy_ball_scheme(1.0), ValueError, "momentum is 1.0"),
-        (lambda: tritia.heavy_ball_scheme("x"), TypeError, "momentum must hold numbers"),
+        (lambda: tritia.heavy_ball_scheme("x"), TypeError, "momentum must be a number"),
         (lambda: tritia.derive_scheme(2, a=(None,), b=(1,)), ValueError, "3 coefficients"),
         (lambda: tritia.order("AB2"), TypeError, "scheme must be a tritia.LinearMultistep"),
         (

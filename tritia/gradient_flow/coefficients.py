@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from tritia._arguments import check_number, check_static_int
-from tritia.gradient_flow.order_conditions import Coefficient
-from tritia.gradient_flow.schemes import EULER, LinearMultistep, parse_coefficients
+from tritia.gradient_flow.exact import Coefficient, coefficient
+from tritia.gradient_flow.schemes import EULER, LinearMultistep
 from tritia.gradient_flow.taylor_conditions import solve_exactly, taylor_row
 
 
@@ -60,7 +60,11 @@ def derive_scheme(
       (Fraction(1, 1), Fraction(-1, 3), Fraction(1, 3))
     """
     check_static_int("order", order, minimum=1)
-    given = [None if x is None else parse_coefficients("a and b", (x, 1))[0] for x in (*a, *b)]
+    given = [
+        None if x is None else coefficient(f"{letter}[{i}]", x, text=True)
+        for letter, values in (("a", a), ("b", b))
+        for i, x in enumerate(values)
+    ]
     open_slots = [i for i, x in enumerate(given) if x is None]
     if len(open_slots) != order + 1:
         raise ValueError(
@@ -246,7 +250,7 @@ def heavy_ball_scheme(momentum: float | Fraction | str) -> LinearMultistep:
       >>> round(tritia.stability_interval(scheme), 6)  # steps of h / (1 - m): 2 (1 + m) / (1 - m)
       38.0
     """
-    (m,) = parse_coefficients("momentum", (momentum, 1))[:1]
+    m = coefficient("momentum", momentum, text=True)
     check_number("momentum", float(m), minimum=0, maximum=1, exclusive_maximum=True, schedule=False)
     return LinearMultistep(
         a=(1 + m, -m), b=(1 - m,), name=f"heavy ball {float(m):g}", from_rest=True

@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-Coefficient = Fraction | float
+from tritia.gradient_flow.exact import Coefficient
+
 Tree = tuple["Tree", ...]
 
 

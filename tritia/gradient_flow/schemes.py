@@ -25,7 +25,7 @@ import numpy as np
 
 from tritia._arguments import check_number
 from tritia.gradient_flow import promises, stability, taylor_conditions
-from tritia.gradient_flow.order_conditions import Coefficient
+from tritia.gradient_flow.exact import Coefficient, coefficient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ class LinearMultistep:
     from_rest: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "a", parse_coefficients("a", self.a))
-        object.__setattr__(self, "b", parse_coefficients("b", self.b))
+        object.__setattr__(self, "a", _coefficients("a", self.a))
+        object.__setattr__(self, "b", _coefficients("b", self.b))
         if self.starter is not None and not isinstance(self.starter, LinearMultistep):
             raise TypeError(
                 f"starter must be a LinearMultistep or None; got {type(self.starter).__name__}."
@@ -143,25 +143,13 @@ class LinearMultistep:
         return tuple(sum(self.a[i:], Fraction(0)) for i in range(1, len(self.a)))
 
 
-def parse_coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
-    """Makes coefficients exact where they are rational, and drops zeros at the end."""
+def _coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
+    """Returns coefficients without the zeros at their end."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, (str, numbers.Number)) or not isinstance(values, Sequence):
         raise TypeError(f"{name} must be a sequence of numbers; got {values!r}.")
-    exact: list[Coefficient] = []
-    for value in values:
-        if isinstance(value, (numbers.Rational, str)) and not isinstance(value, bool):
-            try:
-                exact.append(Fraction(value))
-            except (ValueError, ZeroDivisionError) as error:
-                raise TypeError(f"{name} must hold numbers; got {value!r}.") from error
-        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must hold finite numbers; got {value!r}.")
-            exact.append(float(value))
-        else:
-            raise TypeError(f"{name} must hold numbers; got {value!r}.")
+    exact = [coefficient(f"{name}[{i}]", value, text=True) for i, value in enumerate(values)]
     while len(exact) > 1 and exact[-1] == 0:
         exact.pop()
     if not exact or all(value == 0 for value in exact):

@@ -18,7 +18,7 @@ import optax
 
 from tritia._trees import Tree, cast_like, linear_combination, select, zeros_like
 from tritia.gradient_flow import promises
-from tritia.gradient_flow.order_conditions import Coefficient
+from tritia.gradient_flow.exact import Coefficient
 from tritia.gradient_flow.tableaus import ButcherTableau
 
 Memory = tuple[Tree, ...]

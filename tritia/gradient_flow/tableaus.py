@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 
 from tritia._arguments import check_number, check_static_int
 from tritia.gradient_flow import promises
+from tritia.gradient_flow.exact import Coefficient, coefficient
 from tritia.gradient_flow.order_conditions import (
-    Coefficient,
     condition,
     elementary_weight,
     order_defect,
@@ -84,16 +83,14 @@ class ButcherTableau:
     def __post_init__(self):
         """Checks the tableau: explicit, row sums, order conditions."""
         a = tuple(
-            tuple(_coefficient(f"{self.name}: a[{i}][{j}]", x) for j, x in enumerate(row))
+            tuple(coefficient(f"{self.name}: a[{i}][{j}]", x) for j, x in enumerate(row))
             for i, row in enumerate(self.a)
         )
         object.__setattr__(self, "a", a)
         for field in ("b", "c", "b_embedded"):
             row = getattr(self, field)
             if row is not None:
-                row = tuple(
-                    _coefficient(f"{self.name}: {field}[{i}]", x) for i, x in enumerate(row)
-                )
+                row = tuple(coefficient(f"{self.name}: {field}[{i}]", x) for i, x in enumerate(row))
                 object.__setattr__(self, field, row)
         check_static_int("order", self.order, minimum=1)
         self._check_shape()
@@ -177,20 +174,6 @@ class ButcherTableau:
             for tree in rooted_trees(self.order + 1)
         ]
         return math.hypot(*defects)
-
-
-def _coefficient(name: str, value: Any) -> Coefficient:
-    """Returns a coefficient as an exact Fraction, or as a float where it was one."""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Rational, float)):
-        raise TypeError(
-            f"{name} must be an int, a fractions.Fraction or a float; got {value!r} of type"
-            f" {type(value).__name__}."
-        )
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}; allowed: a finite number.")
-        return float(value)
-    return Fraction(value)
 
 
 def _missed(defect: Coefficient, terms: Iterable[Coefficient]) -> str | None:

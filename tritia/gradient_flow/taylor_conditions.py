@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from tritia.gradient_flow.order_conditions import Coefficient
+from tritia.gradient_flow.exact import Coefficient
 
 Coefficients = tuple[Coefficient, ...]
 
