@@ -17,7 +17,7 @@ from tritia.compare.errors import UsageError
 from tritia.compare.optimizers import OPTIMIZERS, Optimizer, Problem as Setup, unknown
 from tritia.sweeps import plots, space
 from tritia.sweeps.problem import Problem, minibatches, plain_problem
-from tritia.sweeps.runner import Halving, Result, build
+from tritia.sweeps.runner import Halving, MemoryTooSmall, Result, TooFewRecords, build
 
 CSV, PICTURE = "sweep.csv", "sweep.png"
 _DEFAULT_COUNT = 16
@@ -84,11 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
             maximise=True,
         )
         result = sweep(settings)
-    except ValueError as error:
-        if "memory is" in str(error) or "records is" in str(error):
-            hint = "--memory: " if "memory is" in str(error) else "--halving and --epochs: "
-            raise UsageError(hint + str(error)) from error
-        raise
+    except MemoryTooSmall as error:
+        raise UsageError(f"--memory: {error}") from error
+    except TooFewRecords as error:
+        raise UsageError(f"--halving and --epochs: {error}") from error
     out = arguments.out or Path("tritia-sweep") / arguments.dataset / name
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / CSV, result, arguments.seeds)

@@ -22,6 +22,14 @@ _MOST_RECORDS = 20
 _FIRST_GUESS = 3
 
 
+class MemoryTooSmall(ValueError):
+    """`memory` does not hold one setting with one seed."""
+
+
+class TooFewRecords(ValueError):
+    """`records` leaves no record for a rung of `halving`."""
+
+
 class Halving(NamedTuple):
     """Successive halving: the best settings go on, the others stop.
 
@@ -240,7 +248,7 @@ def build(
             if lanes.bytes <= memory:
                 return size, lanes
             if fitting == 1:
-                raise ValueError(
+                raise MemoryTooSmall(
                     f"memory is {memory} bytes; one setting with one seed and the data take"
                     f" {lanes.bytes}."
                 )
@@ -362,7 +370,7 @@ def _rung_ends(halving: Halving | None, records: int) -> list[int]:
     rungs = check_static_int("rungs of halving", halving.rungs, minimum=1)
     ends = [round(records / factor**power) for power in range(rungs, -1, -1)]
     if ends[0] < 1 or len(set(ends)) < len(ends):
-        raise ValueError(
+        raise TooFewRecords(
             f"records is {records}; {rungs} rungs of factor {factor} need {factor**rungs} at least."
         )
     return ends
