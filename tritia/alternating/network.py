@@ -53,19 +53,16 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None) -> Networ
       TypeError: a leaf is not of a real floating dtype.
     """
     found: dict[str, dict[str, int]] = {}
-    leaves = []
-    for position, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
-        leaves.append(leaf)
-        keys = [_key_name(key) for key in path]
-        where = max((i for i, key in enumerate(keys) if key in _PARTS), default=None)
+    leaves = jax.tree.leaves(params)
+    for position, (layer, part) in enumerate(parts_of(params)):
+        leaf = leaves[position]
         shape = tuple(jnp.shape(leaf))
-        if where is None:
+        if part is None:
             raise ValueError(
-                f"params has an array {_join(keys)!r} of shape {shape}, which is no `kernel` or"
+                f"params has an array {layer!r} of shape {shape}, which is no `kernel` or"
                 " `bias` of a dense layer; tiam trains multilayer perceptrons alone (no"
                 " normalisation, convolution, embedding or attention)."
             )
-        layer, part = _join(keys[:where]), keys[where]
         if part == "kernel" and len(shape) != 2:
             kind = "a convolution" if len(shape) > 2 else "no dense layer"
             raise ValueError(
@@ -114,6 +111,23 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None) -> Networ
         tuple(found[name].get("bias") for name in names),
         tuple(sizes),
     )
+
+
+def parts_of(params: Any) -> list[tuple[str, str | None]]:
+    """Returns, for each leaf, the path of its layer and which part of the layer it is.
+
+    A leaf that belongs to no layer has its own path and None.
+    """
+    found = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        keys = [_key_name(key) for key in path]
+        where = max((i for i, key in enumerate(keys) if key in _PARTS), default=None)
+        if where is None:
+            inside = keys[-1:] == ["value"]  # of an NNX variable
+            found.append(("/".join(keys[:-1] if inside else keys), None))
+        else:
+            found.append(("/".join(keys[:where]), keys[where]))
+    return found
 
 
 def layers_of(
@@ -173,7 +187,3 @@ def _key_name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
-
-
-def _join(keys: Sequence[str]) -> str:
-    return "/".join(keys)

@@ -19,7 +19,7 @@ from jax.extend import core
 
 from tritia.alternating import ACTIVATIONS, Activation, leaky_relu
 from tritia.alternating.arguments import activation_of_each, resolve_activations
-from tritia.alternating.network import Network, find_layers
+from tritia.alternating.network import Network, find_layers, parts_of
 
 _ROWS = 24
 _TOLERANCE = 3e-5  # of the model's output against the formula, in float32
@@ -118,24 +118,10 @@ def _function(model: Any, params: Any) -> _Function:
     raise TypeError(f"model must be an NNX or a Linen module; got {model!r}.")
 
 
-def _paths(params: Any) -> list[tuple[str, str]]:
-    """Returns the layer's path and the part's name of each leaf, as `find_layers` names them."""
-    paths = []
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        keys = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        if keys[-1] == "value":  # inside of an NNX variable
-            keys.pop()
-        where = max((i for i, key in enumerate(keys) if key in ("kernel", "bias")), default=None)
-        paths.append(
-            ("/".join(keys), "") if where is None else ("/".join(keys[:where]), keys[where])
-        )
-    return paths
-
-
 def _check_layers(params: Any) -> None:
     """Lets `find_layers` look at each layer by itself, since their order is not known yet."""
     layers: dict[str, Any] = {}
-    for (name, part), leaf in zip(_paths(params), jax.tree.leaves(params), strict=True):
+    for (name, part), leaf in zip(parts_of(params), jax.tree.leaves(params), strict=True):
         if part:
             layers.setdefault(name, {})[part] = leaf
         else:
@@ -148,7 +134,7 @@ def _check_layers(params: Any) -> None:
 
 def _call_order(function: _Function, name: str) -> tuple[str, ...]:
     """Returns the paths of the layers in the order in which a call first uses their kernels."""
-    paths, leaves = _paths(function.params), jax.tree.leaves(function.params)
+    paths, leaves = parts_of(function.params), jax.tree.leaves(function.params)
     widths = {
         leaf.shape[0]: None
         for (_, part), leaf in zip(paths, leaves, strict=True)
