@@ -169,7 +169,11 @@ def tiam(
         is halved at every update down to 1e-3.
       inertia: an `Inertia` for all blocks, or a dict of them with any of the keys "weights",
         "biases", "pre_activations" (hidden ones), "activations", "outputs"; without a key there is
-        none. Its numbers may be schedules.
+        none. Its numbers may be schedules. Every block reads p_3. Those that read p_1 and p_2 too
+        are the weights under "line_search" and "backtracking", and the activations under
+        "inequality". Exact weights read p_1 where tau > 0, never p_2. Coefficients that a block
+        does not read are ignored, so that one `Inertia` serves all blocks; a p_1 or p_2 of the
+        weights other than the number 0 takes memory all the same, and time.
       safeguard: whether an accelerated block that raises the objective is replaced by the plain
         one, and by the old one where even that raises it. With constant numbers the objective then
         never rises beyond rounding. Rows (elements, in hidden pre-activations) are judged one by
