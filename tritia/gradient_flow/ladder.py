@@ -33,12 +33,12 @@ class StepCoefficients(NamedTuple):
     gains: jax.Array  # of the direction that comes in, then of the past ones, newest first
 
 
-def _split(scheme: LinearMultistep, x: jax.Array) -> StepCoefficients:
-    """Turns coefficients (a, b), each of length k, into weights A_i and gains b_j."""
+def _split(scheme: LinearMultistep, x: Any) -> StepCoefficients:
+    """Turns coefficients (a, b), of shape (..., 2 k), into weights A_i and gains b_j."""
     past_steps, past_directions = scheme.history_lengths
-    a, b = x[: scheme.steps], x[scheme.steps :]
-    weights = jnp.flip(jnp.cumsum(jnp.flip(a)))[1:]
-    return StepCoefficients(weights[:past_steps], b[: past_directions + 1])
+    a, b = x[..., : scheme.steps], x[..., scheme.steps :]
+    later = np.triu(np.ones((scheme.steps, scheme.steps), bool))[1 : past_steps + 1]
+    return StepCoefficients((a[..., None, :] * later).sum(axis=-1), b[..., : past_directions + 1])
 
 
 def by_history(
@@ -58,8 +58,9 @@ def by_history(
         for available in range(scheme.steps)
     ]
     row = jnp.minimum(count, scheme.steps - 1)
-    x = jnp.asarray(np.stack(rows), step_size.dtype)[row]
-    return _split(scheme, x)
+    # Worked out here, and not in the program, where the sums would take longest to compile.
+    table = _split(scheme, np.stack(rows))
+    return StepCoefficients(*(jnp.asarray(part, step_size.dtype)[row] for part in table))
 
 
 class _Rungs(NamedTuple):
