@@ -7,11 +7,12 @@ out as it stands (one line says why); 130 interrupted with Ctrl-C (what is finis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,11 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"tritia {arguments.subcommand}"
     try:
         _require_extra()
-        if arguments.subcommand == "sweep":
-            from tritia.sweeps.command_line import run
+        if arguments.subcommand == "compare" and arguments.list:
+            return _list()
+        with _one_blas_thread():
+            if arguments.subcommand == "sweep":
+                from tritia.sweeps.command_line import run
 
-            return run(arguments)
-        return _list() if arguments.list else _compare(arguments)
+                return run(arguments)
+            return _compare(arguments)
     except UsageError as error:
         return _refuse(error, command)
     except KeyboardInterrupt:
@@ -80,6 +84,20 @@ def _require_extra() -> None:
             f"{', '.join(missing)} not installed; the comparison needs:"
             ' pip install "tritia[compare]"'
         )
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keeps SciPy's BLAS from sharing its work among threads.
+
+    On the CPU, XLA has SciPy factorise the systems of TIAM. They are small: threads gain nothing on
+    them, and wait for each other where another process has a core.
+    """
+    import scipy.linalg  # noqa: F401  (only what is loaded already can be limited)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
