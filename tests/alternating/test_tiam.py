@@ -39,16 +39,17 @@ def apply(params, x):
     return x @ params[-1]["kernel"] + params[-1].get("bias", 0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def train_step(solver, params, state, x, y, extra):
+    updates, state = solver.update(None, state, params, inputs=x, targets=y, **extra)
+    return optax.apply_updates(params, updates), state
+
+
 def train(solver, params, x, y, steps, **extra):
+    """Compiled once for each solver and shapes: a test that trains twice keeps its solver."""
     state = solver.init(params)
-
-    @jax.jit
-    def step(params, state, x, y, extra):
-        updates, state = solver.update(None, state, params, inputs=x, targets=y, **extra)
-        return optax.apply_updates(params, updates), state
-
     for _ in range(steps):
-        params, state = step(params, state, x, y, extra)
+        params, state = train_step(solver, params, state, x, y, extra)
     return params, state
 
 
@@ -272,16 +273,66 @@ def test_schedules_and_changed_params():
     x, y = make_data()
     params = make_params(D, 8, K)
     jump = optax.piecewise_constant_schedule(3e-3, {2: 10.0})
-    constant, _ = train(tritia.tiam(N, rho=3e-3), params, x, y, 2)
-    scheduled, _ = train(tritia.tiam(N, rho=jump), params, x, y, 2)
+    fixed, jumping = tritia.tiam(N, rho=3e-3), tritia.tiam(N, rho=jump)
+    constant, _ = train(fixed, params, x, y, 2)
+    scheduled, _ = train(jumping, params, x, y, 2)
     assert_close(scheduled, constant, 1e-5)
-    later, _ = train(tritia.tiam(N, rho=jump), params, x, y, 4)
-    still, _ = train(tritia.tiam(N, rho=3e-3), params, x, y, 4)
+    later, _ = train(jumping, params, x, y, 4)
+    still, _ = train(fixed, params, x, y, 4)
     assert float(jnp.max(jnp.abs(later[0]["kernel"] - still[0]["kernel"]))) > 1e-4
     damping = optax.chain(tritia.tiam(N), optax.scale(0.5))
     damped, state = train(damping, params, x, y, 30)
     assert float(jnp.mean(apply(damped, x).argmax(axis=1) == y)) > 0.85
     assert bool(tritia.diagnostics(state).finite)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_step": "exact"},
+        {"weight_step": "line_search"},
+        {"weight_step": "backtracking", "inertia": tritia.Inertia(0.5, 0.5, 0.3)},
+        {"coupling": "inequality", "sweep": "forward"},
+        {"sweep": "symmetric", "weight_step": "exact", "num_examples": 5},
+    ],
+    ids=str,
+)
+def test_kept_fits_are_those_that_would_be_computed(settings):
+    """Zeros for the params that the fits belong to make every update compute its fits."""
+    settings = {"num_examples": N, **settings}
+    x, y = make_data(settings["num_examples"])
+    solver = tritia.tiam(**settings)
+    update = jax.jit(functools.partial(solver.update, None))
+    kept = computed = make_params(D, 8, 5, K)
+    kept_state = computed_state = solver.init(kept)
+    for _ in range(6):
+        updates, kept_state = update(kept_state, kept, inputs=x, targets=y)
+        kept = optax.apply_updates(kept, updates)
+        forgetful = computed_state._replace(fitted=jax.tree.map(jnp.zeros_like, kept))
+        updates, computed_state = update(forgetful, computed, inputs=x, targets=y)
+        computed = optax.apply_updates(computed, updates)
+    assert_close(kept, computed, 1e-3)
+    fits = [x, *kept_state.activations]
+    for a, layer, fit in zip(fits, kept, kept_state.fits, strict=True):
+        assert_close(fit, a @ layer["kernel"] + layer["bias"], 1e-4)
+
+
+def test_fits_are_kept_for_the_params_they_belong_to():
+    """NaN in the kept fits is seen where they are read, and only there."""
+    x, y = make_data()
+    solver = tritia.tiam(N)
+    params, state = train(solver, make_params(D, 8, K), x, y, 3)
+    update = jax.jit(functools.partial(solver.update, None))
+    poisoned = state._replace(fits=jax.tree.map(lambda fit: jnp.nan * fit, state.fits))
+
+    def finite(state, params, inputs=x):
+        _, state = update(state, params, inputs=inputs, targets=y)
+        return bool(tritia.diagnostics(state).finite)
+
+    assert not finite(poisoned, params)
+    assert finite(poisoned, jax.tree.map(lambda leaf: 1.001 * leaf, params))
+    assert finite(poisoned, params, 1.001 * x)
+    assert finite(poisoned._replace(count=jnp.int32(64)), params)
 
 
 def test_halving():

@@ -77,10 +77,12 @@ def weights(
         stay = jax.tree.map(jnp.zeros_like, plain)._replace(kernel=ahead)
         # Along one direction the norm's change is a quadratic of two numbers.
         slope, square = jnp.sum(current.kernel * ahead), jnp.sum(ahead * ahead)
+        residual = current.fit - z
 
         def rise(move: Move) -> jax.Array:
             t = move.factor
-            fits = rows.sum(move.fit * (move.fit + 2 * (current.fit - z)))
+            # A factor of 2 inside of a sum is an array of twos to XLA, as large as the sum.
+            fits = rows.sum(move.fit * ((move.fit + residual) + residual))
             return 0.5 * (rho * fits + mu * t * (2 * slope + t * square))
 
         # The minimiser of W and b together: as far again beyond it nothing is above the start.
@@ -135,7 +137,7 @@ def output(method: Method, z, fit, targets, inertia: Inertia, rho):
     stepped = losses.prox(loss, targets, fit, z, rho)
 
     def change(candidate):
-        square = jnp.sum((candidate - z) * (candidate + z - 2 * fit), axis=-1)
+        square = jnp.sum((candidate - z) * ((candidate - fit) + (z - fit)), axis=-1)
         difference = loss.value(candidate, targets) - loss.value(z, targets)
         return (difference + 0.5 * rho * square)[:, None]
 
@@ -154,8 +156,8 @@ def pre_activation_penalty(
     def change(candidate):
         new_height = activation.value(candidate)
         return 0.5 * (
-            rho * (candidate - z) * (candidate + z - 2 * fit)
-            + gamma * (new_height - height) * (new_height + height - 2 * a)
+            rho * (candidate - z) * ((candidate - fit) + (z - fit))
+            + gamma * (new_height - height) * ((new_height - a) + (height - a))
         )
 
     return _guard(method.safeguard, change, z, _corrected(stepped, z, inertia), stepped)
@@ -176,7 +178,7 @@ def pre_activation_box(method: Method, layer: int, z, fit, a, inertia: Inertia, 
     accelerated = _corrected(stepped, z, inertia, project)
 
     def change(candidate):
-        return (candidate - z) * (candidate + z - 2 * fit)
+        return (candidate - z) * ((candidate - fit) + (z - fit))
 
     return _guard(method.safeguard, change, stepped, accelerated, stepped)
 
@@ -289,8 +291,9 @@ def _choose_activation(
 
     def change(candidate):
         new_a, new_fit = candidate
-        fits = jnp.sum((new_fit - old[1]) * (new_fit + old[1] - 2 * z_following), axis=-1)
-        gaps = jnp.sum((new_a - a) * (new_a + a - 2 * height), axis=-1)
+        residuals = (new_fit - z_following) + (old[1] - z_following)
+        fits = jnp.sum((new_fit - old[1]) * residuals, axis=-1)
+        gaps = jnp.sum((new_a - a) * ((new_a - height) + (a - height)), axis=-1)
         return 0.5 * (rho * fits + gamma * gaps)[:, None]
 
     guarded = method.safeguard and not (project is None and _falls_beyond(inertia.correct))

@@ -14,6 +14,7 @@ With h the activations, R the loss and :math:`m_l = a_{l-1} W_l + b_l`:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,9 +90,9 @@ class Method:
     Attributes:
       activations: L - 1 activations.
       loss: the output's loss.
-      coupling: "penalty" or "inequality".
       weight_steps: L of "exact", "line_search", "backtracking".
       by_rows: L flags: whether the layer's Gram matrix is n x n (else d x d).
+      coupling: "penalty" or "inequality".
       sweep: "forward", "backward" or "symmetric".
       safeguard: whether an accelerated block that raises the objective is replaced.
       activation_steps: projected gradient steps of an activation block in its box.
@@ -99,9 +100,9 @@ class Method:
 
     activations: tuple[act.Activation, ...]
     loss: losses.Loss
+    weight_steps: tuple[str, ...]
+    by_rows: tuple[bool, ...]
     coupling: str = "penalty"
-    weight_steps: tuple[str, ...] = ()
-    by_rows: tuple[bool, ...] = ()
     sweep: str = "backward"
     safeguard: bool = True
     activation_steps: int = 5
@@ -168,7 +169,6 @@ def forward(
     inputs: jax.Array,
     kernels: tuple[jax.Array, ...],
     biases: tuple[jax.Array | None, ...],
-    first_fit: jax.Array | None = None,
 ) -> Variables:
     """Returns the variables of a forward pass, where every coupling holds exactly.
 
@@ -177,9 +177,8 @@ def forward(
       inputs: a_0, (n, d_0).
       kernels: L kernels.
       biases: L biases or None.
-      first_fit: a_0 W_1 + b_1 where it is known.
     """
-    z = [blocks.fit(inputs, kernels[0], biases[0]) if first_fit is None else first_fit]
+    z = [blocks.fit(inputs, kernels[0], biases[0])]
     a = []
     for activation, kernel, bias in zip(method.activations, kernels[1:], biases[1:], strict=True):
         a.append(activation.value(z[-1]))
@@ -187,12 +186,23 @@ def forward(
     return Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
 
 
+def layer_fits(
+    inputs: jax.Array,
+    activations: tuple[jax.Array, ...],
+    kernels: tuple[jax.Array, ...],
+    biases: tuple[jax.Array | None, ...],
+) -> tuple[jax.Array, ...]:
+    """Returns the L arrays a_{l-1} W_l + b_l, (n, d_l), of these blocks."""
+    layers = zip((inputs, *activations), kernels, biases, strict=True)
+    return tuple(blocks.fit(a, kernel, bias) for a, kernel, bias in layers)
+
+
 def objective(
     method: Method,
     numbers: Numbers,
     variables: Variables,
     data: Data,
-    fits: list[jax.Array] | None = None,
+    fits: Sequence[jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the objective and the loss alone, both summed over the rows.
 
@@ -206,8 +216,7 @@ def objective(
     kernels, biases, z, a = variables
     rows = data.rows
     if fits is None:
-        inputs = (data.inputs, *a)
-        fits = [blocks.fit(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True)]
+        fits = layer_fits(data.inputs, a, kernels, biases)
     loss = rows.sum(method.loss.value(z[-1], data.targets)[:, None])
     total = loss
     for layer, kernel in enumerate(kernels):

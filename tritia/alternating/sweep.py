@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ class SweepResult(NamedTuple):
 
     Attributes:
       variables: all blocks.
+      fits: L arrays a_{l-1} W_l + b_l of these variables, (n, d_l).
       moved: L arrays: how far each kernel has moved.
       history: what the next sweep needs.
       objective: the objective after the sweep.
@@ -35,6 +37,7 @@ class SweepResult(NamedTuple):
     """
 
     variables: Variables
+    fits: tuple[jax.Array, ...]
     moved: tuple[jax.Array, ...]
     history: History
     objective: jax.Array
@@ -49,7 +52,7 @@ def sweep(
     variables: Variables,
     history: History,
     data: Data,
-    first_fit: jax.Array | None = None,
+    known_fits: Sequence[jax.Array | None] | None = None,
 ) -> SweepResult:
     """Visits every block once (twice where the sweep is "symmetric").
 
@@ -60,7 +63,7 @@ def sweep(
       variables: all blocks.
       history: displacements from the sweep before; zeros at the first.
       data: the examples.
-      first_fit: a_0 W_1 + b_1 where it is known.
+      known_fits: L arrays a_{l-1} W_l + b_l of the variables, None for those not known, or None.
 
     Returns:
       The variables after the sweep, with what changed on the way.
@@ -72,7 +75,7 @@ def sweep(
     dtype = z[0].dtype
     rows = data.rows
     zero = jnp.zeros((), dtype)
-    fits: list[jax.Array | None] = [first_fit] + [None] * (depth - 1)
+    fits: list[jax.Array | None] = list(known_fits or [None] * depth)
     moved: list[Any] = [None] * depth
     tau = list(history.tau) if len(history.tau) else [zero] * depth
     rejected_weights, rejected_z = [zero] * depth, [zero] * depth
@@ -159,9 +162,11 @@ def sweep(
                 update_activation(layer)
 
     new = Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
-    total, loss = objective(method, numbers, new, data, [fit_of(layer) for layer in range(depth)])
+    new_fits = tuple(fit_of(layer) for layer in range(depth))
+    total, loss = objective(method, numbers, new, data, new_fits)
     return SweepResult(
         new,
+        new_fits,
         tuple(moved),
         History(
             tuple(moved) if history.kernels else (),

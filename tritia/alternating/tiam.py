@@ -17,7 +17,7 @@ from tritia._arguments import (
     static_message,
 )
 from tritia._batching import lockstep_cond
-from tritia.alternating import blocks, examples as ex, problem
+from tritia.alternating import examples as ex, problem
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
     activation_of_each,
@@ -45,6 +45,9 @@ LARGEST_SYSTEM = 2048
 """Weight step "auto" solves exactly up to this many unknowns per output; the n x n product that
 spares the gradient steps a pass over a wide input is kept up to this many rows."""
 
+_REFRESH = 64
+"""Updates after which fits are computed anew, so that rounding does not add up in them."""
+
 _FIRST_TAU = 1.0
 _SMALLEST_TAU = 1e-10
 
@@ -56,6 +59,9 @@ class TiamState(NamedTuple):
       count: number of updates so far, (), int32.
       pre_activations: L arrays z_l, (n, d_l), in float32 at least.
       activations: L - 1 arrays a_l, (n, d_l).
+      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), which spare an update the products where it is
+        given the params that the last one led to.
+      fitted: those params, a tree like params in float32 at least.
       displacement: how the last update moved the params, a tree like params in float32 at least; ()
         where `predict` and `evaluate` of the weights are the number 0, which need no memory.
       activation_displacements: L - 1 arrays, or () likewise for the activations.
@@ -68,6 +74,8 @@ class TiamState(NamedTuple):
     count: jax.Array
     pre_activations: Any
     activations: Any
+    fits: Any
+    fitted: Any
     displacement: Any
     activation_displacements: Any
     tau: Any
@@ -303,6 +311,8 @@ def tiam(
             count=jnp.zeros((), jnp.int32),
             pre_activations=zeros(sizes[1:]),
             activations=zeros(sizes[1:-1]),
+            fits=zeros(sizes[1:]),
+            fitted=optax.tree.zeros_like(params, dtype=dtype),
             displacement=optax.tree.zeros_like(params, dtype=dtype) if keeps_kernels else (),
             activation_displacements=zeros(sizes[1:-1]) if keeps_activations else (),
             tau=jnp.full(depth, _FIRST_TAU, dtype) if weight_step == "backtracking" else (),
@@ -340,7 +350,9 @@ def tiam(
 
         kernels, biases = layers_of(network, params, dtype)
         data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
-        start, first_fit = _start(method, state, examples.inputs, kernels, biases, first)
+        known = layers_of(network, state.fitted, dtype)
+        stale = changed | ~_same((kernels, biases), known) | (state.count % _REFRESH == 0)
+        start, fits = _start(method, state, examples.inputs, kernels, biases, first, stale)
         numbers = layer_penalties(
             network.sizes,
             dtype,
@@ -359,7 +371,7 @@ def tiam(
             jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if len(state.tau) else (),
         )
         result = sweep_once(
-            method, numbers, inertias_at(inertias, state.count), start, history, data, first_fit
+            method, numbers, inertias_at(inertias, state.count), start, history, data, fits
         )
         new = result.variables
         moved = result.moved
@@ -372,6 +384,8 @@ def tiam(
             count=cast(jax.Array, optax.safe_increment(state.count)),
             pre_activations=tuple(shard(z) for z in new.pre_activations),
             activations=tuple(shard(a) for a in new.activations),
+            fits=tuple(shard(fit) for fit in result.fits),
+            fitted=like_params(network, params, new.kernels, new.biases),
             displacement=displacement if keeps_kernels else (),
             activation_displacements=result.history.activations,
             tau=result.history.tau,
@@ -411,6 +425,16 @@ def _prepare(
     return data, jnp.where(first, marks, state.fingerprint), changed
 
 
+def _same(layers: Any, others: Any) -> jax.Array:
+    """Whether kernels and biases agree to rounding: what is added to params may be rounded anew."""
+
+    def agrees(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.max(jnp.abs(x - y)) <= 4 * jnp.finfo(y.dtype).eps * jnp.max(jnp.abs(y))
+
+    pairs = jax.tree.map(agrees, layers, others)
+    return jnp.all(jnp.stack(jax.tree.leaves(pairs)))
+
+
 def _start(
     method: Method,
     state: TiamState,
@@ -418,19 +442,29 @@ def _start(
     kernels: tuple[jax.Array, ...],
     biases: tuple[jax.Array | None, ...],
     first: jax.Array,
-) -> tuple[problem.Variables, jax.Array]:
-    """Returns the blocks to start the sweep from, a forward pass at first, and a_0 W_1 + b_1."""
-    first_fit = blocks.fit(inputs, kernels[0], biases[0])
+    stale: jax.Array,
+) -> tuple[problem.Variables, tuple[jax.Array, ...]]:
+    """Returns the blocks to start the sweep from and their fits.
 
-    def forward(inputs, kernels, biases, first_fit, kept):
-        passed = problem.forward(method, inputs, kernels, biases, first_fit)
-        return passed.pre_activations, passed.activations
+    They are a forward pass at first, and those of the state later, whose fits are computed anew
+    where they are stale.
+    """
 
-    kept = (state.pre_activations, state.activations)
-    z, a = lockstep_cond(
-        first, forward, lambda *operands: operands[-1], inputs, kernels, biases, first_fit, kept
-    )
-    return problem.Variables(kernels, biases, z, a), first_fit
+    def forward(inputs, kernels, biases, kept):
+        passed = problem.forward(method, inputs, kernels, biases)
+        return passed.pre_activations, passed.activations, passed.pre_activations
+
+    def refit(inputs, kernels, biases, kept):
+        z, a, _ = kept
+        return z, a, problem.layer_fits(inputs, a, kernels, biases)
+
+    def anew(first, *operands):
+        return lockstep_cond(first, forward, refit, *operands)
+
+    kept = (state.pre_activations, state.activations, state.fits)
+    operands = (first, inputs, kernels, biases, kept)
+    z, a, fits = lockstep_cond(first | stale, anew, lambda *operands: operands[-1], *operands)
+    return problem.Variables(kernels, biases, z, a), fits
 
 
 def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
@@ -439,4 +473,5 @@ def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
     """
     fields = {name: jnp.zeros(()) for name in TiamState._fields}
+    fields["fitted"] = params
     return TiamState(**{**fields, "displacement": params if keeps_kernels else ()})
