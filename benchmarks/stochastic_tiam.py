@@ -37,6 +37,7 @@ import numpy as np
 import optax
 
 import tritia
+from benchmarks.timing import add_parts
 from tritia.alternating import growing_period
 from tritia.compare import datasets, training
 from tritia.compare.optimizers import OPTIMIZERS, Optimizer, stochastic_alternating
@@ -376,7 +377,7 @@ PARTS = {"race": race, "variants": variants, "choice": choice, "targets": target
 def main() -> None:
     parser = argparse.ArgumentParser(description="Mini-batch TIAM against Adam on MNIST.")
     add = parser.add_argument
-    add("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    add_parts(parser, PARTS)
     add("--data", type=Path, required=True, help="folder with MNIST's IDX files")
     add("--out", type=Path, required=True, help="folder of results")
     add("--seeds", type=int, default=5)
@@ -394,7 +395,7 @@ def main() -> None:
     dataset = datasets.DATASETS["mnist"](arguments.data)
     device = jax.devices()[0].device_kind
     print(f"MNIST, ReLU, {platform.machine()}, {device}, jax {jax.__version__}")
-    for part in arguments.parts or PARTS:
+    for part in arguments.parts:
         PARTS[part](dataset, arguments)
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,11 +22,12 @@ import optax
 import sklearn.datasets
 from flax import nnx
 
-from benchmarks.timing import header, in_turn, milliseconds, table
+from benchmarks.timing import Seconds, header, in_turn, milliseconds, table
 from tritia import sweeps
 
 
 def problem_and_data(hidden):
+    """An MLP on the digits, and the digits."""
     digits = sklearn.datasets.load_digits()
     x, y = (digits.data / 16.0).astype(np.float32), digits.target.astype(np.int32)
     data = {"training": {"x": x[:1400], "y": y[:1400]}, "held_out": {"x": x[1400:], "y": y[1400:]}}
@@ -41,32 +44,42 @@ def problem_and_data(hidden):
     return sweeps.nnx_problem(model, loss, lambda model, data: loss(model, data["held_out"])), data
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--settings", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--hidden", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--lanes", type=int, nargs="*", default=[1, 4, 16, 64, 256])
-    parser.add_argument("--quick", action="store_true", help="3 settings, once, and fewer lanes")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.settings, arguments.steps, arguments.repeats = 3, 50, 1
-        arguments.lanes = [1, 4, 16]
-    problem, data = problem_and_data(arguments.hidden)
-    rates = np.geomspace(1e-4, 1e-1, arguments.settings)
-    settings = sweeps.grid(learning_rate=list(rates))
+def learning_rates(count: int) -> Any:
+    """Settings with so many learning rates."""
+    return sweeps.grid(learning_rate=list(np.geomspace(1e-4, 1e-1, count)))
+
+
+def builder(hidden: int, steps: int) -> Callable[[], Any]:
+    """Makes a sweep over Adam's learning rate, anew at each call."""
+    problem, data = problem_and_data(hidden)
 
     def build():
         return sweeps.build(
             lambda setting: optax.adam(setting["learning_rate"]),
             problem,
             data,
-            steps=arguments.steps,
+            steps=steps,
             records=10,
             batch=sweeps.minibatches(64, lambda data: data["training"]),
             progress=False,
         )
+
+    return build
+
+
+def seconds_by_lanes(lanes: Sequence[int], hidden: int, steps: int) -> list[Seconds]:
+    """Seconds of a sweep over so many settings, compiled before, all sizes in turn."""
+    compiled = builder(hidden, steps)()
+
+    def call(count: int) -> Callable[[], Any]:
+        settings = learning_rates(count)
+        return lambda: compiled(settings).losses
+
+    return list(in_turn({str(count): call(count) for count in lanes}, 3).values())
+
+
+def show_kinds(build: Callable[[], Any], settings: Any, steps: int, repeats: int) -> None:
+    """At once, one after another, and compiled anew."""
 
     def at_once():
         return build()(settings).losses
@@ -84,10 +97,9 @@ def main():
         found = function()
         return time.perf_counter() - began, found
 
-    print(f"{header()}\n")
     times = {function: [] for function in (at_once, one_after_another, compiled_anew)}
     curves = {}
-    for repeat in range(arguments.repeats):
+    for repeat in range(repeats):
         for function, found in times.items():
             if function is compiled_anew and repeat:  # minutes
                 continue
@@ -103,22 +115,37 @@ def main():
             name = function.__name__.replace("_", " ")
             yield [name, f"{medians[function]:.2f} ({spread})", f"{ratio:.1f}", f"{difference:.0e}"]
 
-    print(f"{arguments.settings} settings of {arguments.steps} steps, with compilation:\n")
+    print(f"{len(settings)} settings of {steps} steps, with compilation:\n")
     head = ["", "s, median (least and most)", "times at once", "curves differ by, at most"]
     table(head, kinds())
 
-    rates = {lanes: np.geomspace(1e-4, 1e-1, lanes) for lanes in arguments.lanes}
-    compiled, calls = build(), {}
-    for lanes, chosen in rates.items():
-        found = sweeps.grid(learning_rate=list(chosen))
-        calls[str(lanes)] = lambda found=found: compiled(found).losses
-    seconds_of = in_turn(calls, 3)
-    print(f"Settings a second by lanes, compiled before, {arguments.steps} steps:\n")
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--hidden", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lanes", type=int, nargs="*", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--quick", action="store_true", help="3 settings, once, and fewer lanes")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.settings, arguments.steps, arguments.repeats = 3, 50, 1
+        arguments.lanes = [1, 4, 16]
+    steps = arguments.steps
+    print(f"{header()}\n")
+    print(f"Settings a second by lanes, compiled before, {steps} steps:\n")
     rows = (
-        [lanes, milliseconds(found), f"{int(lanes) / found.median:.1f}"]
-        for lanes, found in seconds_of.items()
+        [str(lanes), milliseconds(found), f"{lanes / found.median:.1f}"]
+        for lanes, found in zip(
+            arguments.lanes,
+            seconds_by_lanes(arguments.lanes, arguments.hidden, steps),
+            strict=True,
+        )
     )
     table(["lanes", "ms a sweep (quartiles)", "settings a second"], rows)
+    build = builder(arguments.hidden, steps)
+    show_kinds(build, learning_rates(arguments.settings), steps, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 import tritia
 from benchmarks.families import outputs, perceptron
 from benchmarks.tiam_cost import tiam_step
-from benchmarks.timing import header, table
+from benchmarks.timing import add_parts, header, table
 from tritia.compare import datasets, training
 from tritia.compare.optimizers import Optimizer, alternating
 
@@ -71,12 +71,17 @@ def curves(
     return training.train(bench, optimizer, compiled, iterations)
 
 
-def show_defaults(folders: Mapping[str, Path | None], seeds: int) -> None:
+def show_defaults(
+    folders: Mapping[str, Path | None],
+    seeds: int,
+    names: Sequence[str] = (*SMALL, "cora"),
+    depths: Sequence[int] = (2, 3, 6, 10),
+) -> None:
     """Default settings over data sets and depths."""
     print(f"Default settings, {HIDDEN} units a hidden layer, mean of {seeds} seeds (least).\n")
 
     def rows() -> Iterator[list[str]]:
-        for name, depth in itertools.product((*SMALL, "cora"), (2, 3, 6, 10)):
+        for name, depth in itertools.product(names, depths):
             data = load(name, folders)
             if data is None:
                 continue
@@ -306,13 +311,17 @@ PARTS: Mapping[str, Callable[[Mapping[str, Path | None], int], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What tritia.tiam reaches.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    add_parts(parser, PARTS)
     parser.add_argument("--cora", type=Path, help="folder with the Planetoid files of Cora")
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's files")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="2 seeds, wine, defaults alone")
     arguments = parser.parse_args()
     print(header(), end="\n\n")
-    for part in arguments.parts or PARTS:
+    if arguments.quick:
+        show_defaults({"cora": None}, 2, ("wine",), (2, 3))
+        return
+    for part in arguments.parts:
         PARTS[part]({"cora": arguments.cora, "mnist": arguments.mnist}, arguments.seeds)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import gzip
+import itertools
 import json
 import math
 import re
@@ -29,7 +30,7 @@ import optax
 
 import tritia
 from benchmarks.families import classification_loss, examples, perceptron
-from benchmarks.timing import Seconds, carried, header, in_turn, milliseconds, table
+from benchmarks.timing import Seconds, add_parts, carried, header, in_turn, milliseconds, table
 
 # Rows, inputs, units of a hidden layer, outputs.
 DATA = {
@@ -137,7 +138,7 @@ def examples_like(rows: int, sizes: Sequence[int]) -> tuple[jax.Array, jax.Array
 
 def largest_product(rows: int, sizes: Sequence[int]) -> tuple[Callable[[], Any], int]:
     """The product of a layer's inputs with its kernel, and its floating-point operations."""
-    i, o = max(zip(sizes[:-1], sizes[1:], strict=True), key=math.prod)
+    i, o = max(itertools.pairwise(sizes), key=math.prod)
     left, right = jnp.ones((rows, i)), jnp.ones((i, o))
     product = jax.jit(jnp.matmul)
     return lambda: product(left, right), 2 * rows * i * o
@@ -260,13 +261,11 @@ PARTS: Mapping[str, Callable[[bool], None]] = {"grid": show_grid, "profile": sho
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)}; default: all")
+    add_parts(parser, PARTS)
     parser.add_argument("--quick", action="store_true", help="small data, fewer layers and rounds")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     print(header(), end="\n\n")
-    for part in arguments.parts or PARTS:
+    for part in arguments.parts:
         PARTS[part](arguments.quick)
 
 

@@ -205,7 +205,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=30, help="at most, of minibatches")
     parser.add_argument("--steps", type=int, default=100, help="at most, on all rows")
+    parser.add_argument("--quick", action="store_true", help="wine, 2 seeds, few epochs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.data, arguments.seeds = ["wine"], 2
+        arguments.epochs, arguments.steps = 5, 20
     folders = {"cora": arguments.cora, "mnist": arguments.mnist}
     print(header(), end="\n\n")
     for name in arguments.data or GOALS:

@@ -6,6 +6,7 @@ in turn, round after round, and what is reported is medians, quartiles and ratio
 
 from __future__ import annotations
 
+import argparse
 import platform
 import subprocess
 import time
@@ -101,6 +102,18 @@ def milliseconds(seconds: Seconds) -> str:
     """A median with its quartiles, as a table has it."""
     low, median, high = (f"{1e3 * value:.3g}" for value in seconds)
     return f"{median} ({low}–{high})"
+
+
+def add_parts(parser: argparse.ArgumentParser, parts: Iterable[str]) -> None:
+    """Adds the arguments that choose parts of a script: none for all."""
+    names = list(parts)
+
+    def one(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(names)}")
+        return name
+
+    parser.add_argument("parts", nargs="*", type=one, default=names, help="default: all")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
