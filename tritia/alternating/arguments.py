@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tritia._arguments import check_choice, check_number, value_at
+from tritia._trees import compute_dtype
 from tritia.alternating.activations import ACTIVATIONS, Activation
 from tritia.alternating.losses import LOSSES, Loss
 from tritia.alternating.network import Network
@@ -145,8 +146,7 @@ def check_row_sharding(sharding: Any) -> None:
 
 def solver_dtype(params: Any) -> Any:
     """Returns the dtype of the solver: that of the params, float32 at least."""
-    leaves = jax.tree.leaves(params)
-    return jnp.promote_types(jnp.result_type(*map(jnp.result_type, leaves)), jnp.float32)
+    return compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
 
 
 def is_placeholder(params: Any) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule
+from tritia._trees import cast_like
 from tritia.alternating import running_gram as grams
 from tritia.alternating.arguments import is_placeholder, solver_dtype
 from tritia.alternating.damped_inverse import times_columns
@@ -140,7 +141,7 @@ def scale_by_input_gram(
             for inverse, kernel, bias in zip(state.inverses, kernels, biases, strict=True)
         ]
         new = like_params(network, updates, *zip(*scaled, strict=True))
-        return jax.tree.map(lambda x, g: x.astype(jnp.result_type(g)), new, updates), state
+        return cast_like(new, updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

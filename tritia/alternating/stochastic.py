@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_choice, check_number, value_at
+from tritia._trees import cast_like
 from tritia.alternating import examples as ex, running_gram as grams, targets as block_targets
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
@@ -255,7 +256,7 @@ def stochastic_tiam(
         step = like_params(network, params, *zip(*steps, strict=True))
         row_losses = the_loss.value(z[-1], examples.targets)[:, None]
         return (
-            jax.tree.map(lambda x, p: x.astype(jnp.result_type(p)), step, params),
+            cast_like(step, params),
             StochasticTiamState(jnp.sum(weighted(row_losses)), memory),
         )
 

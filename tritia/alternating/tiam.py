@@ -429,7 +429,8 @@ def _same(layers: Any, others: Any) -> jax.Array:
     """Whether kernels and biases agree to rounding: what is added to params may be rounded anew."""
 
     def agrees(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.max(jnp.abs(x - y)) <= 4 * jnp.finfo(y.dtype).eps * jnp.max(jnp.abs(y))
+        gap, size = (jnp.max(jnp.abs(array), initial=0) for array in (x - y, y))
+        return gap <= 4 * jnp.finfo(y.dtype).eps * size
 
     pairs = jax.tree.map(agrees, layers, others)
     return jnp.all(jnp.stack(jax.tree.leaves(pairs)))
