@@ -7,7 +7,7 @@ Run `python -m benchmarks.tiam_cost [PART...] [--quick]` with any of the parts
 
 and it prints Markdown. The rate of a method is the floating-point operations of its matrix
 products, counted in its program, over its time; beside it stands the rate of the largest product of
-that size alone, rows x width times width x width, timed in turn with the rest.
+a layer's inputs with its kernel alone, timed in turn with the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LAYERS = (2, 3, 6, 12)
 PEER = "adam"
 WEIGHT_STEPS = ("auto", "line_search")
 ROUNDS = 40
-LARGE = 5000  # rows from which on a quarter of the rounds is timed
+LARGE = 5000  # rows above which a quarter of the rounds is timed
 SMALL = 100_000  # inputs up to which the quick version goes
 
 Step = Callable[..., tuple[Any, Any]]
@@ -252,6 +252,8 @@ def show_profile(quick: bool) -> None:
                 rounds = ROUNDS // 4 if quick or count > LARGE else ROUNDS
                 spent, seconds = profile(step, optimizer, count, sizes, rounds)
                 total = sum(spent.values())
+                if not total:
+                    raise RuntimeError("XLA's profiler names no instruction on this device.")
                 shares = [f"{spent[kind]:.2f} ({spent[kind] / total:.0%})" for kind in names]
                 yield [f"{label}, 3 layers", name, milliseconds(seconds), *shares]
 

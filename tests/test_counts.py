@@ -121,17 +121,17 @@ def test_a_run_with_a_schedule_is_compiled_once(make):
     assert step._cache_size() == 1
 
 
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
 def _products(program: Any) -> int:
     """The matrix products of a jaxpr on the shortest way through its conditionals."""
     program = getattr(program, "jaxpr", program)
     total = 0
     for equation in program.eqns:
-
-        def is_program(value: Any) -> bool:
-            return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-        values = jax.tree.leaves(list(equation.params.values()), is_leaf=is_program)
-        inside = [_products(value) for value in values if is_program(value)]
+        values = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
+        inside = [_products(value) for value in values if _is_program(value)]
         total += equation.primitive.name == "dot_general"
         total += min(inside) if equation.primitive.name == "cond" else sum(inside)
     return total

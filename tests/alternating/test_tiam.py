@@ -177,6 +177,18 @@ def test_padded_rows_count_nothing(weight_step):
     assert bool(tritia.diagnostics(state).finite)
 
 
+@pytest.mark.parametrize(("weight_step", "hidden"), [("auto", 64), ("line_search", 15)])
+def test_rows_that_count_nothing_stay_bounded(weight_step, hidden):
+    """Going on from fits that a sweep did not make for them, they grew by a third an update."""
+    keys = jax.random.split(jax.random.key(1), 2)
+    x = jax.random.normal(keys[0], (N, 120))
+    y = jax.random.randint(keys[1], (N,), 0, K)
+    weights = (jnp.arange(N) < 30).astype(float)
+    solver = tritia.tiam(N, weight_step=weight_step)
+    _, state = train(solver, make_params(120, hidden, K), x, y, 40, weights=weights)
+    assert all(float(jnp.max(jnp.abs(a))) < 100 for a in state.activations)
+
+
 def test_a_sum_over_rows_ignores_nan_in_rows_that_count_nothing():
     rows = Rows(jnp.array([[2.0], [0.0]]))
     assert float(rows.sum(jnp.array([[1.0, 3.0], [jnp.nan, jnp.inf]]))) == 8.0

@@ -28,7 +28,7 @@ class SweepResult(NamedTuple):
 
     Attributes:
       variables: all blocks.
-      fits: L arrays a_{l-1} W_l + b_l of these variables, (n, d_l).
+      fits: L arrays a_{l-1} W_l + b_l of these variables, (n, d_l); in rows of weight 0, anything.
       moved: L arrays: how far each kernel has moved.
       history: what the next sweep needs.
       objective: the objective after the sweep.
@@ -52,7 +52,7 @@ def sweep(
     variables: Variables,
     history: History,
     data: Data,
-    known_fits: Sequence[jax.Array | None] | None = None,
+    known_fits: Sequence[jax.Array] | None = None,
 ) -> SweepResult:
     """Visits every block once (twice where the sweep is "symmetric").
 
@@ -63,7 +63,7 @@ def sweep(
       variables: all blocks.
       history: displacements from the sweep before; zeros at the first.
       data: the examples.
-      known_fits: L arrays a_{l-1} W_l + b_l of the variables, None for those not known, or None.
+      known_fits: L arrays a_{l-1} W_l + b_l of the variables, or None where they are not known.
 
     Returns:
       The variables after the sweep, with what changed on the way.

@@ -59,8 +59,9 @@ class TiamState(NamedTuple):
       count: number of updates so far, (), int32.
       pre_activations: L arrays z_l, (n, d_l), in float32 at least.
       activations: L - 1 arrays a_l, (n, d_l).
-      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), which spare an update the products where it is
-        given the params that the last one led to.
+      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows that count. They spare an update the
+        products where it is given the params that the last one led to, in float32 at least, and no
+        row has the weight 0.
       fitted: those params, a tree like params in float32 at least.
       displacement: how the last update moved the params, a tree like params in float32 at least; ()
         where `predict` and `evaluate` of the weights are the number 0, which need no memory.
@@ -352,6 +353,9 @@ def tiam(
         data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
         known = layers_of(network, state.fitted, dtype)
         stale = changed | ~_same((kernels, biases), known) | (state.count % _REFRESH == 0)
+        if examples.rows.weights is not None:
+            # A sweep leaves no fit in rows that count nothing; going on from none, they diverge.
+            stale |= jnp.any(examples.rows.weights == 0)
         start, fits = _start(method, state, examples.inputs, kernels, biases, first, stale)
         numbers = layer_penalties(
             network.sizes,

@@ -26,6 +26,7 @@ _EXTRA = {
     "scipy": "scipy",
     "matplotlib": "matplotlib",
     "rich": "rich",
+    "threadpoolctl": "threadpoolctl",
 }
 
 
