@@ -81,15 +81,15 @@ def show(dtype: Any, rounds: int, shape: dict[str, int], names: Sequence[str]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer parameters and rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer parameters and rounds, float32")
     parser.add_argument("--rounds", type=int, help="calls of each side that are counted")
     parser.add_argument("--only", nargs="*", choices=EVERYTHING, help="these transforms")
-    parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="*", help="default: float32, and unless quick bfloat16")
     arguments = parser.parse_args()
     shape = {"width": 128, "layers": 4, "words": 1024} if arguments.quick else {}
     print(f"{header()}\n")
     rounds = arguments.rounds or (10 if arguments.quick else 40)
-    for dtype in arguments.dtype:
+    for dtype in arguments.dtype or ["float32", "bfloat16"][: 1 if arguments.quick else 2]:
         show(jnp.dtype(dtype), rounds, shape, arguments.only or list(EVERYTHING))
 
 
