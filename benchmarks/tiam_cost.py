@@ -129,13 +129,9 @@ def operations(rows: int, sizes: Sequence[int], optimizer: Any, step: Step) -> i
     """Floating-point operations of the matrix products of a step."""
     params = jax.eval_shape(lambda: perceptron(sizes))
     state = jax.eval_shape(optimizer.init, params)
-    data = jax.eval_shape(lambda: examples_like(rows, sizes))
+    shapes = ((rows, sizes[0]), jnp.float32), ((rows,), jnp.int32)
+    data = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     return product_operations(jax.make_jaxpr(step)(params, state, *data))
-
-
-def examples_like(rows: int, sizes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """Zeros of the shapes of `examples`."""
-    return jnp.zeros((rows, sizes[0])), jnp.zeros(rows, int)
 
 
 def largest_product(rows: int, sizes: Sequence[int]) -> tuple[Callable[[], Any], int]:

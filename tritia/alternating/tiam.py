@@ -478,5 +478,5 @@ def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
     How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
     """
     fields = {name: jnp.zeros(()) for name in TiamState._fields}
-    fields["fitted"] = params
-    return TiamState(**{**fields, "displacement": params if keeps_kernels else ()})
+    copies = {"fitted": params, "displacement": params if keeps_kernels else ()}
+    return TiamState(**{**fields, **copies})
