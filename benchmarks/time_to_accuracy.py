@@ -72,13 +72,18 @@ class Side(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """After how many epochs, and seconds of training; infinite where it was not reached.
+    """How a run went; the first three are infinite where the goal was not reached.
 
-    And the best test metric on the way, which a wild method may come to by chance.
+    Attributes:
+      epochs: it took.
+      seconds: of training.
+      cpu_seconds: of all threads, while it trained; other work on the machine disturbs them less.
+      best: the best test metric on the way, to which a wild method may come by chance.
     """
 
     epochs: float
     seconds: float
+    cpu_seconds: float
     best: float
 
 
@@ -163,18 +168,18 @@ def time_to(bench: training.Bench, side: Side, seed: int, goal: tuple[float, flo
     carry = side.start(params, seed)
     for number in range(2):  # compiled, for what comes in and for what went out, and allocated
         carry = jax.block_until_ready(side.epoch(carry, seed, number))
-    carry, seconds, best = side.start(params, seed), 0.0, -np.inf
+    carry, seconds, best = side.start(params, seed), np.zeros(2), -np.inf
     for number in range(side.epochs):
-        began = time.perf_counter()
+        began = np.array([time.perf_counter(), time.process_time()])
         carry = jax.block_until_ready(side.epoch(carry, seed, number))
-        seconds += time.perf_counter() - began
+        seconds += [time.perf_counter(), time.process_time()] - began
         training_goal, test_goal = goal
         test = float(side.evaluate(carry, seed, "test"))
         best = np.fmax(best, test)  # NaN where it diverged
         enough = not training_goal or side.evaluate(carry, seed, "training") >= training_goal
         if enough and test >= test_goal:
-            return Reached(number + 1, seconds, best)
-    return Reached(np.inf, np.inf, best)
+            return Reached(number + 1, *seconds, best)
+    return Reached(np.inf, np.inf, np.inf, best)
 
 
 def show(name: str, folder: Path | None, arguments: argparse.Namespace) -> None:
@@ -206,11 +211,14 @@ def show(name: str, folder: Path | None, arguments: argparse.Namespace) -> None:
     print(f"{name}, {bench.training_rows} training rows, {bench.seeds} seeds, until {goal}:\n")
     rows = []
     for side in sides:
-        epochs, seconds, best = np.median(reached[side.label], axis=0)
+        epochs, seconds, cpu, best = np.median(reached[side.label], axis=0)
         there = sum(np.isfinite(run.epochs) for run in reached[side.label])
-        figures = [f"{epochs:g}", f"{1e3 * seconds:.1f}"] if np.isfinite(seconds) else ["-", "-"]
+        figures = ["-", "-", "-"]
+        if np.isfinite(epochs):
+            figures = [f"{epochs:g}", f"{1e3 * seconds:.1f}", f"{1e3 * cpu:.1f}"]
         rows.append([side.label, side.setting, *figures, str(there), f"{best:.3f}"])
-    table(["method", "tuned", "epochs", "ms", "seeds there", "best test metric until then"], rows)
+    columns = ["method", "tuned", "epochs", "ms", "CPU ms", "seeds there", "best test metric"]
+    table(columns, rows)
 
 
 def main() -> None:
