@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import optax
 
 import tritia
+from benchmarks import programs
 from benchmarks.families import classification_loss, examples, perceptron
 from benchmarks.timing import Seconds, add_parts, carried, header, in_turn, milliseconds, table
 
@@ -93,45 +94,14 @@ def calls(
     return found
 
 
-def product_operations(program: Any) -> int:
-    """Floating-point operations of the matrix products of a jaxpr: 2 n m k for (n, m) by (m, k).
-
-    Of the branches of a conditional the cheapest counts, which is the usual one of TIAM's, and the
-    body of a while loop once.
-    """
-    program = getattr(program, "jaxpr", program)
-    total = 0
-    for equation in program.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            inner = math.prod(shape[axis] for axis in contracted)
-            total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
-            continue
-        inside = [
-            product_operations(value)
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program)
-            if is_program(value)
-        ]
-        if equation.primitive.name == "cond":
-            total += min(inside)
-        else:
-            total += equation.params.get("length", 1) * sum(inside)
-    return total
-
-
-def is_program(value: Any) -> bool:
-    """Whether a parameter of an equation is a jaxpr."""
-    return hasattr(value, "eqns")
-
-
 def operations(rows: int, sizes: Sequence[int], optimizer: Any, step: Step) -> int:
     """Floating-point operations of the matrix products of a step."""
     params = jax.eval_shape(lambda: perceptron(sizes))
     state = jax.eval_shape(optimizer.init, params)
     shapes = ((rows, sizes[0]), jnp.float32), ((rows,), jnp.int32)
     data = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    return product_operations(jax.make_jaxpr(step)(params, state, *data))
+    program = jax.make_jaxpr(step)(params, state, *data)
+    return programs.products(program, programs.operations)
 
 
 def largest_product(rows: int, sizes: Sequence[int]) -> tuple[Callable[[], Any], int]:

@@ -17,6 +17,7 @@ import optax
 import pytest
 
 import tritia
+from benchmarks import programs
 
 PARAMS = {"kernel": jnp.ones((64, 48)), "more": [jnp.ones(256), jnp.ones((32, 64))]}
 
@@ -121,22 +122,6 @@ def test_a_run_with_a_schedule_is_compiled_once(make):
     assert step._cache_size() == 1
 
 
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-
-def _products(program: Any) -> int:
-    """The matrix products of a jaxpr on the shortest way through its conditionals."""
-    program = getattr(program, "jaxpr", program)
-    total = 0
-    for equation in program.eqns:
-        values = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
-        inside = [_products(value) for value in values if _is_program(value)]
-        total += equation.primitive.name == "dot_general"
-        total += min(inside) if equation.primitive.name == "cond" else sum(inside)
-    return total
-
-
 def _products_of_an_update(depth: int) -> int:
     """Those of an update of TIAM that goes on from the params that the last one led to."""
     sizes = (6, *(5,) * (depth - 1), 3)
@@ -146,7 +131,8 @@ def _products_of_an_update(depth: int) -> int:
     solver = tritia.tiam(8, coupling="penalty", weight_step="exact", sweep="backward")
     update = functools.partial(solver.update, None)
     examples = {"inputs": jnp.ones((8, 6)), "targets": jnp.arange(8) % 3}
-    return _products(jax.make_jaxpr(update)(solver.init(params), params, **examples))
+    program = jax.make_jaxpr(update)(solver.init(params), params, **examples)
+    return programs.products(program, lambda product: 1)
 
 
 def test_matrix_products_of_a_sweep_grow_by_nine_a_layer():

@@ -20,8 +20,9 @@ from tritia.alternating.running_gram import (
     InputGramState as InputGramState,
     growing_period as growing_period,
 )
+from tritia.alternating.state import TiamState as TiamState
 from tritia.alternating.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,
 )
-from tritia.alternating.tiam import TiamState as TiamState, tiam as tiam
+from tritia.alternating.tiam import tiam as tiam

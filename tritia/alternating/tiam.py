@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from tritia._arguments import (
     check_static_int,
     static_message,
 )
-from tritia._batching import lockstep_cond
 from tritia.alternating import examples as ex, problem
 from tritia.alternating.activations import Activation
 from tritia.alternating.arguments import (
@@ -29,12 +28,13 @@ from tritia.alternating.arguments import (
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating.diagnostics import Diagnostics, diagnose, no_diagnostics
+from tritia.alternating.diagnostics import diagnose, no_diagnostics
 from tritia.alternating.losses import Loss
 from tritia.alternating.network import Network, find_layers, layers_of, like_params
 from tritia.alternating.penalties import halving, layer_penalties
 from tritia.alternating.problem import History, Inertia, Method
-from tritia.alternating.rows import Spectrum, spectrum
+from tritia.alternating.rows import Spectrum
+from tritia.alternating.state import TiamState, placeholder_state, resume
 from tritia.alternating.sweep import sweep as sweep_once
 
 COUPLINGS = ("penalty", "inequality")
@@ -45,44 +45,8 @@ LARGEST_SYSTEM = 2048
 """Weight step "auto" solves exactly up to this many unknowns per output; the n x n product that
 spares the gradient steps a pass over a wide input is kept up to this many rows."""
 
-_REFRESH = 64
-"""Updates after which fits are computed anew, so that rounding does not add up in them."""
-
 _FIRST_TAU = 1.0
 _SMALLEST_TAU = 1e-10
-
-
-class TiamState(NamedTuple):
-    """State of `tritia.tiam`.
-
-    Attributes:
-      count: number of updates so far, (), int32.
-      pre_activations: L arrays z_l, (n, d_l), in float32 at least.
-      activations: L - 1 arrays a_l, (n, d_l).
-      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows that count. They spare an update the
-        products where it is given the params that the last one led to, in float32 at least, and no
-        row has the weight 0.
-      fitted: those params, a tree like params in float32 at least.
-      displacement: how the last update moved the params, a tree like params in float32 at least; ()
-        where `predict` and `evaluate` of the weights are the number 0, which need no memory.
-      activation_displacements: L - 1 arrays, or () likewise for the activations.
-      tau: (L,), the tau that backtracking accepted last; () for the other weight steps.
-      spectrum: the eigendecomposition of the first layer's Gram matrix, or () where none is kept.
-      fingerprint: some entries of the inputs, to notice when others are passed.
-      diagnostics: how the last update went.
-    """
-
-    count: jax.Array
-    pre_activations: Any
-    activations: Any
-    fits: Any
-    fitted: Any
-    displacement: Any
-    activation_displacements: Any
-    tau: Any
-    spectrum: Any
-    fingerprint: jax.Array
-    diagnostics: Diagnostics
 
 
 def tiam(
@@ -293,7 +257,7 @@ def tiam(
 
     def init_fn(params: optax.Params) -> TiamState:
         if is_placeholder(params):
-            return _placeholder_state(params, keeps_kernels)
+            return placeholder_state(params, keeps_kernels)
         network = find_layers(params, layer_order)
         method = method_for(network)
         sizes, depth = network.sizes, len(network.names)
@@ -349,14 +313,7 @@ def tiam(
         if ex.is_concrete(first, inputs, targets, weights) and bool(first):
             ex.check_values(inputs, targets, weights, the_loss, network.sizes[-1])
 
-        kernels, biases = layers_of(network, params, dtype)
-        data, marks, changed = _prepare(method, state, examples, first, biases[0] is not None)
-        known = layers_of(network, state.fitted, dtype)
-        stale = changed | ~_same((kernels, biases), known) | (state.count % _REFRESH == 0)
-        if examples.rows.weights is not None:
-            # A sweep leaves no fit in rows that count nothing; going on from none, they diverge.
-            stale |= jnp.any(examples.rows.weights == 0)
-        start, fits = _start(method, state, examples.inputs, kernels, biases, first, stale)
+        start = resume(method, network, state, params, examples)
         numbers = layer_penalties(
             network.sizes,
             dtype,
@@ -375,13 +332,19 @@ def tiam(
             jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if len(state.tau) else (),
         )
         result = sweep_once(
-            method, numbers, inertias_at(inertias, state.count), start, history, data, fits
+            method,
+            numbers,
+            inertias_at(inertias, state.count),
+            start.variables,
+            history,
+            start.data,
+            start.fits,
         )
         new = result.variables
         moved = result.moved
         moved_biases = tuple(
             None if x is None or y is None else x - y
-            for x, y in zip(new.biases, biases, strict=True)
+            for x, y in zip(new.biases, start.variables.biases, strict=True)
         )
         displacement = like_params(network, params, moved, moved_biases)
         next_state = TiamState(
@@ -393,9 +356,9 @@ def tiam(
             displacement=displacement if keeps_kernels else (),
             activation_displacements=result.history.activations,
             tau=result.history.tau,
-            spectrum=() if data.spectrum is None else data.spectrum,
-            fingerprint=marks,
-            diagnostics=diagnose(method, result, moved, examples, changed),
+            spectrum=() if start.data.spectrum is None else start.data.spectrum,
+            fingerprint=start.fingerprint,
+            diagnostics=diagnose(method, result, moved, examples, start.inputs_changed),
         )
         updates = jax.tree.map(
             lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=keeps_kernels),
@@ -405,78 +368,3 @@ def tiam(
         return updates, next_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _prepare(
-    method: Method, state: TiamState, examples: ex.Examples, first: jax.Array, centred: bool
-) -> tuple[problem.Data, jax.Array, jax.Array]:
-    """Returns the data of a sweep, the inputs' fingerprint, and whether the inputs have changed."""
-    weights = examples.rows.weights
-    marks = ex.fingerprint(examples.inputs if weights is None else examples.inputs * weights)
-    changed = ~first & jnp.any(marks != state.fingerprint)
-    changed |= state.diagnostics.inputs_changed
-    spectral = None
-    if state.spectrum != ():
-        spectral = lockstep_cond(
-            first,
-            lambda inputs, rows, kept: spectrum(inputs, rows, centred, method.by_rows[0]),
-            lambda inputs, rows, kept: kept,
-            examples.inputs,
-            examples.rows,
-            state.spectrum,
-        )
-    data = problem.Data(examples.inputs, examples.targets, examples.rows, spectral)
-    return data, jnp.where(first, marks, state.fingerprint), changed
-
-
-def _same(layers: Any, others: Any) -> jax.Array:
-    """Whether kernels and biases agree to rounding: what is added to params may be rounded anew."""
-
-    def agrees(x: jax.Array, y: jax.Array) -> jax.Array:
-        gap, size = (jnp.max(jnp.abs(array), initial=0) for array in (x - y, y))
-        return gap <= 4 * jnp.finfo(y.dtype).eps * size
-
-    pairs = jax.tree.map(agrees, layers, others)
-    return jnp.all(jnp.stack(jax.tree.leaves(pairs)))
-
-
-def _start(
-    method: Method,
-    state: TiamState,
-    inputs: jax.Array,
-    kernels: tuple[jax.Array, ...],
-    biases: tuple[jax.Array | None, ...],
-    first: jax.Array,
-    stale: jax.Array,
-) -> tuple[problem.Variables, tuple[jax.Array, ...]]:
-    """Returns the blocks to start the sweep from and their fits.
-
-    They are a forward pass at first, and those of the state later, whose fits are computed anew
-    where they are stale.
-    """
-
-    def forward(inputs, kernels, biases, kept):
-        passed = problem.forward(method, inputs, kernels, biases)
-        return passed.pre_activations, passed.activations, passed.pre_activations
-
-    def refit(inputs, kernels, biases, kept):
-        z, a, _ = kept
-        return z, a, problem.layer_fits(inputs, a, kernels, biases)
-
-    def anew(first, *operands):
-        return lockstep_cond(first, forward, refit, *operands)
-
-    kept = (state.pre_activations, state.activations, state.fits)
-    operands = (first, inputs, kernels, biases, kept)
-    z, a, fits = lockstep_cond(first | stale, anew, lambda *operands: operands[-1], *operands)
-    return problem.Variables(kernels, biases, z, a), fits
-
-
-def _placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
-    """Returns a state with one leaf in place of every field that is no copy of the params.
-
-    How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
-    """
-    fields = {name: jnp.zeros(()) for name in TiamState._fields}
-    copies = {"fitted": params, "displacement": params if keeps_kernels else ()}
-    return TiamState(**{**fields, **copies})
