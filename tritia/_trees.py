@@ -25,17 +25,21 @@ def is_none(leaf: Any) -> bool:
 def linear_combination(like: Tree, terms: Sequence[tuple[Any, Tree]]) -> Tree:
     """Returns the sum of coefficient times tree, shaped like `like`, in `compute_dtype`.
 
-    Python coefficients that are 0 are left out: what they multiply may be anything.
+    Python coefficients that are 0 are left out, and what they multiply may be anything; those that
+    are 1 multiply nothing.
     """
     terms = [(x, tree) for x, tree in terms if isinstance(x, jax.Array) or x != 0]
 
     def combine(leaf, *leaves):
         dtype = compute_dtype(leaf)
-        total = jnp.zeros(jnp.shape(leaf), dtype)
+        total = None
         for (x, _), value in zip(terms, leaves, strict=True):
             # Coefficients may be traced: they must not promote a float32 leaf to float64.
-            total += jnp.asarray(x).astype(jnp.finfo(dtype).dtype) * value.astype(dtype)
-        return total
+            term = value.astype(dtype)
+            if isinstance(x, jax.Array) or x != 1:
+                term = jnp.asarray(x).astype(jnp.finfo(dtype).dtype) * term
+            total = term if total is None else total + term
+        return jnp.zeros(jnp.shape(leaf), dtype) if total is None else total
 
     return jax.tree.map(combine, like, *[tree for _, tree in terms])
 

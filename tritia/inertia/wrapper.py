@@ -16,7 +16,7 @@ from tritia._arguments import (
     static_message,
     value_at,
 )
-from tritia._trees import cast_like, compute_dtype, zeros_like
+from tritia._trees import cast_like, compute_dtype, linear_combination, zeros_like
 from tritia.inertia import triple
 
 
@@ -174,7 +174,17 @@ def triple_inertia(
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         _check_structure(step, state.displacement)
         correction: Any = value_at(correct, state.count)
-        moved = _move(step, state, params, correction)
+        wide = _widen(step, state.displacement)
+        if projection is None:
+            # Extrapolations commute with translations: measured from u, nothing is lost to the
+            # rounding of u, and u itself is not needed. v = s + p1 d, and u_next = (1 + p3) v.
+            constant = isinstance(correction, numbers.Real)
+            factor = 1 + (correction if constant else jnp.asarray(correction, float))
+            anew, carried = (factor, wide), factor * state.predict
+            moved = linear_combination(wide, [anew, (carried, state.displacement)])
+        else:
+            moved = _projected_move(wide, state, params, correction)
+            anew, carried = (1, moved), 0.0
 
         memory = cast_like(moved, state.displacement)
         if restart == "gradient":
@@ -191,27 +201,22 @@ def triple_inertia(
             output=jnp.array(value_at(output, state.count), state.output.dtype),
             inner_state=inner_state,
         )
-        # From e = u + p2_old d to u_next + p2 d_next.
-        update = triple.evaluate(moved, memory, new_state.evaluate)
+        # From e = u + p2_old d to u_next + p2 d_next, where u_next - u = anew + carried d.
         if in_place and _dtypes(memory) == _dtypes(moved):
-            # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p1_old d from there, XLA
+            # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p2_old d from there, XLA
             # need not save d: that would be one more copy of the params, written and read. Where
             # p1_old is 0, so is p2_old or d, unless the state is another optimizer's.
             ratio = jnp.where(state.predict == 0, 0.0, state.evaluate / state.predict)
-            past = jax.tree.map(lambda m, s: m / (1 + correction) - s, moved, _widen(step, memory))
-            update = triple.evaluate(update, past, -ratio)
+            ahead = 1 + new_state.evaluate - ratio / (1 + correction)
+            update = linear_combination(moved, [(ahead, moved), (ratio, wide)])
         else:
-            update = triple.evaluate(update, state.displacement, -state.evaluate)
+            terms = [anew, (carried - state.evaluate, state.displacement)]
+            update = linear_combination(moved, [*terms, (new_state.evaluate, memory)])
         return cast_like(update, step if params is None else params), new_state
 
-    def _move(step: Any, state: TripleInertiaState, params: Any, correction: Any) -> Any:
-        """Returns u_next - u."""
-        step = _widen(step, state.displacement)
-        if projection is None:
-            # Extrapolations commute with translations: measured from u, nothing is lost to the
-            # rounding of u, and u itself is not needed.
-            stepped = triple.predict(step, state.displacement, state.predict)
-            return triple.correct(stepped, jax.tree.map(jnp.zeros_like, stepped), correction)
+    def _projected_move(step: Any, state: TripleInertiaState, params: Any, correction: Any) -> Any:
+        """Returns u_next - u, where the projection needs u."""
+        assert projection is not None
         if params is None:
             raise ValueError(
                 "triple_inertia with a projection needs the params: call"
