@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,7 +77,8 @@ def multistep_transform(
         del extra_args
         like = updates if params is None else params
         dtype = _scalar_dtype(like)
-        step_size = jnp.asarray(read_step_size(state.count)).astype(dtype)
+        size = read_step_size(state.count)
+        step_size = jnp.asarray(size).astype(dtype)
 
         def by_slot() -> tuple[jax.Array, ...]:
             weights, gains = coefficients(state.count, state.step_sizes, step_size)
@@ -84,12 +86,15 @@ def multistep_transform(
             past = history.by_slot(gains[1:], state.position)
             return gains[0], *-history.by_slot(weights, state.position), *past
 
-        # Scalars that stand in the open are computed again for every leaf of the params, and
-        # compiled again; within a conditional they are not. This one's condition always holds,
-        # which XLA does not know.
-        terms = 1 + past_steps + past_directions
-        nothing = (jnp.zeros((), dtype),) * terms
-        factors = history.conditional(state.count >= 0, by_slot, lambda: nothing)
+        if isinstance(size, numbers.Real):
+            factors = by_slot()  # looked up in a table
+        else:
+            # Scalars that stand in the open are computed again for every leaf of the params, and
+            # compiled again; within a conditional they are not. This one's condition always holds,
+            # which XLA does not know.
+            terms = 1 + past_steps + past_directions
+            nothing = (jnp.zeros((), dtype),) * terms
+            factors = history.conditional(state.count >= 0, by_slot, lambda: nothing)
 
         def displacement(steps: history.History) -> Any:
             def leaf(direction: Any, target: Any, *past: Any) -> Any:
