@@ -88,6 +88,15 @@ def test_an_update_costs_no_more_than_it_did(optimizer, peer, most):
         assert found.flops <= 2 * theirs.flops + ROOM.flops
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("tableau", "memory"), [("heun", 2), ("rk4", 2)])
+def test_a_transparent_stage_needs_one_update_beside_its_memory(tableau, memory, dtype):
+    optimizer = tritia.runge_kutta(0.1, tableau, mode="transparent")
+    found = _cost(optimizer, optax.tree.cast(PARAMS, dtype))
+    assert found.state <= memory + ROOM.state
+    assert found.temporary <= 1 + ROOM.temporary
+
+
 def test_triple_inertia_on_bfloat16_copies_no_more_than_its_memory():
     params = optax.tree.cast(PARAMS, jnp.bfloat16)
     found = _cost(tritia.triple_inertia(SGD, 0.9, 0.9, 0.1), params)

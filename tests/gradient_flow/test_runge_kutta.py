@@ -139,6 +139,17 @@ def test_between_steps_the_transparent_state_forgets_the_step():
     )
 
 
+def test_a_gradient_without_end_is_forgotten_after_its_step():
+    optimizer = tritia.rk4(0.1, mode="transparent")
+    w = jnp.ones(2)
+    state = optimizer.init(w)
+    for gradient in (1.0, 1.0, 1.0, jnp.inf):
+        _, state = optimizer.update(jnp.full(2, gradient), state, w)
+    np.testing.assert_array_equal(state.memory[0], 0.0)  # 0 times infinity would be NaN
+    updates, _ = optimizer.update(jnp.ones(2), state, w)
+    assert np.all(np.isfinite(updates))
+
+
 def test_the_learning_rate_is_fixed_at_stage_one():
     seen = []
     optimizer = tritia.rk4(lambda count: 0.1 / (1 + count), mode="transparent")

@@ -111,17 +111,13 @@ def computed_before(
     Args:
       position: the number of writes so far.
       compute: returns the tree.
-      placeholder: any tree of the same shapes.
+      placeholder: any tree of the same shapes and dtypes.
     """
 
     def done() -> tuple[Any, jax.Array]:
         return compute(), jnp.ones((), bool)
 
-    def never() -> tuple[Any, jax.Array]:
-        dtypes = jax.eval_shape(compute)
-        return _filled(placeholder, dtypes), jnp.zeros((), bool)
-
-    return conditional(position >= 0, done, never)
+    return conditional(position >= 0, done, lambda: (placeholder, jnp.zeros((), bool)))
 
 
 def newest(history: History, position: jax.Array) -> Any:

@@ -119,7 +119,13 @@ def multistep_transform(
         else:
             compute, read = functools.partial(displacement, state.steps), True
             if past_directions > 1:
-                step, read = history.computed_before(state.position, compute, updates)
+                some = jax.tree.map(
+                    lambda direction, dtype: None if direction is None else direction.astype(dtype),
+                    updates,
+                    dtypes,
+                    is_leaf=is_none,
+                )
+                step, read = history.computed_before(state.position, compute, some)
             else:
                 step = compute()
             steps = history.write(state.steps, state.position, step)

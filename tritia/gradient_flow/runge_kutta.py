@@ -25,6 +25,7 @@ from tritia._trees import (
     times,
     zeros_like,
 )
+from tritia.gradient_flow import history
 from tritia.gradient_flow.chebyshev import ChebyshevScheme
 from tritia.gradient_flow.grad_fn import (
     GradFn,
@@ -274,20 +275,33 @@ def _transparent(
         first, last = state.stage == 0, state.stage == stages.count - 1
         h = value_at(learning_rate, state.count)
         h = jnp.where(first, h, state.learning_rate).astype(state.learning_rate.dtype)
-        # In the dtypes of state.base. A single stage starts and ends the step.
-        base = select(first, params, state.base) if stages.count > 1 else params
         slope, new = field.update(updates, state.preconditioner_state, params, **extra)
         new = select(first, new, state.next_preconditioner_state)
-        offset, memory = stages.advance(state.stage, slope, state.memory)
-        # The way to the target from where the params are. The target itself is one rounding away
-        # from the base, so that the stages between leave no trace in the params.
-        target = cast_like(move(base, h, offset), params)
-        step = jax.tree.map(lambda x, p: x - p, target, params)
+
+        def start():
+            # In the dtypes of state.base. A single stage starts and ends the step.
+            return select(first, params, state.base) if stages.count > 1 else params
+
+        def to_target():
+            # The way to the target from where the params are. The target itself is one rounding
+            # away from the base, so that the stages between leave no trace in the params.
+            offset, _ = stages.advance(state.stage, slope, state.memory)
+            target = cast_like(move(start(), h, offset), params)
+            return jax.tree.map(lambda x, p: x - p, target, params)
+
+        def kept():
+            base = start()
+            base = select(last, zeros_like(base), base) if stages.count > 1 else ()
+            return base, stages.advance(state.stage, slope, state.memory)[1]
+
+        # The way first, then what is kept, which XLA may overwrite in place then.
+        step, read = history.computed_before(state.stage, to_target, params)
+        base, memory = history.conditional(read, kept, lambda: (state.base, state.memory))
         return step, TransparentRungeKuttaState(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),
             learning_rate=h,
-            base=select(last, zeros_like(base), base) if stages.count > 1 else (),
+            base=base,
             memory=memory,
             preconditioner_state=select(last, new, state.preconditioner_state),
             next_preconditioner_state=new,

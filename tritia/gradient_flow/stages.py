@@ -82,36 +82,41 @@ def tableau_stages(tableau: ButcherTableau) -> Stages:
     used = [slot for kept in plan for slot in (*kept.slopes.values(), *kept.sums.values())]
     slots = 1 + max(used, default=-1)
 
-    def stage_program(j: int):
+    # What stage j makes of (slope, *memory): its target, then each slot. Empty slots hold zeros.
+    table = np.zeros((count, 1 + slots, 1 + slots))
+    for j, after in enumerate(plan):
         before = plan[j - 1] if j else _Kept({}, {})
-        after = plan[j]
-
-        def target(i: int, slope: Tree, memory: Memory) -> Tree:
-            """Sums what is known of row i: what memory holds of it, and this stage's slope."""
-            terms = [(float(rows[i][c]), memory[slot]) for c, slot in before.slopes.items()]
-            terms += [(1.0, memory[before.sums[i]])] if i in before.sums else []
-            return linear_combination(slope, [*terms, (float(rows[i][j]), slope)])
-
-        def program(slope: Tree, memory: Memory) -> tuple[Tree, Memory]:
-            # Empty slots hold zeros, so that between steps the memory is the same after any run.
-            kept = [jax.tree.map(jnp.zeros_like, slot) for slot in memory]
-            for c, slot in after.slopes.items():
-                kept[slot] = slope if c == j else memory[slot]
-            for i, slot in after.sums.items():
-                kept[slot] = target(i, slope, memory)
-            kept = [cast_like(new, old) for new, old in zip(kept, memory, strict=True)]
-            return target(j, slope, memory), tuple(kept)
-
-        return program
-
-    programs = [stage_program(j) for j in range(count)]
+        for i, place in ((j, 0), *((i, 1 + slot) for i, slot in after.sums.items())):
+            for c, slot in before.slopes.items():
+                table[j, place, 1 + slot] = float(rows[i][c])
+            if i in before.sums:
+                table[j, place, 1 + before.sums[i]] = 1.0
+            table[j, place, 0] = float(rows[i][j])
+        for c, slot in after.slopes.items():
+            table[j, 1 + slot, 0 if c == j else 1 + slot] = 1.0
+    ever: Any = table.any(axis=0)
 
     def advance(stage, slope, memory):
-        if isinstance(stage, int):
-            return programs[stage](slope, memory)
-        return jax.lax.switch(stage, programs, slope, memory)
+        given = (slope, *memory)
+        now: Any = table[stage].tolist() if isinstance(stage, int) else jnp.asarray(table)[stage]
+        offset, *kept = (
+            linear_combination(
+                slope, [(now[row][n], given[n]) for n in range(len(given)) if ever[row, n]]
+            )
+            for row in range(len(given))
+        )
+        kept = tuple(cast_like(new, old) for new, old in zip(kept, memory, strict=True))
+        return offset, kept if isinstance(stage, int) else _emptied(stage, count, kept)
 
     return Stages(count, slots, advance, rolled=False)
+
+
+def _emptied(stage: jax.Array, count: int, memory: Memory) -> Memory:
+    """Zeros after the last stage, whatever its slope: the next step multiplies them by 0."""
+    return tuple(
+        select(jnp.equal(stage, count - 1), jax.tree.map(jnp.zeros_like, slot), slot)
+        for slot in memory
+    )
 
 
 def three_term_stages(coefficients: np.ndarray) -> Stages:
@@ -135,12 +140,7 @@ def three_term_stages(coefficients: np.ndarray) -> Stages:
             terms.append((gamma_first, first[0]))
         offset = linear_combination(slope, terms)
         kept = (cast_like(offset, memory[0]), memory[0], *first)
-        # Zeros between steps: the next step's first row multiplies them by 0.
-        kept = tuple(
-            select(jnp.equal(stage, count - 1), jax.tree.map(jnp.zeros_like, slot), slot)
-            for slot in kept
-        )
-        return offset, kept
+        return offset, _emptied(stage, count, kept)
 
     return Stages(count, 3 if keeps_first else 2, advance, rolled=True)
 
