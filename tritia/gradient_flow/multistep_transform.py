@@ -119,13 +119,13 @@ def multistep_transform(
         else:
             compute, read = functools.partial(displacement, state.steps), True
             if past_directions > 1:
-                some = jax.tree.map(
+                placeholder = jax.tree.map(
                     lambda direction, dtype: None if direction is None else direction.astype(dtype),
                     updates,
                     dtypes,
                     is_leaf=is_none,
                 )
-                step, read = history.computed_before(state.position, compute, some)
+                step, read = history.computed_before(state.position, compute, placeholder)
             else:
                 step = compute()
             steps = history.write(state.steps, state.position, step)
