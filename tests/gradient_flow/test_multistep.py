@@ -523,3 +523,13 @@ def test_python_numbers_are_params_too():
 def test_what_is_not_a_learning_rate_is_refused(wrong):
     with pytest.raises((TypeError, ValueError), match="learning_rate"):
         tritia.difference(wrong)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [tritia.adams_bashforth(0.1, 3), tritia.bdf(0.1, 3), tritia.difference(0.1, 3, 6)]
+)
+def test_python_floats_are_leaves(optimizer):
+    params = {"w": 1.0}
+    updates, state = optimizer.update({"w": 1.0}, optimizer.init(params), params)
+    assert float(updates["w"]) == pytest.approx(-0.1)  # the first step is Euler's
+    optimizer.update({"w": 1.0}, state, params)

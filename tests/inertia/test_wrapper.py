@@ -387,3 +387,24 @@ def test_a_missing_gradient_of_one_leaf_is_named(restart):
     solver = tritia.triple_inertia(optax.sgd(0.1), 0.5, 0.5, 0.0, restart=restart)
     with pytest.raises(ValueError, match="updates must have the structure of params"):
         solver.update({"a": jnp.ones(2), "b": None}, solver.init(params), params)
+
+
+def test_a_schedule_that_starts_at_zero_can_be_differentiated(x64):
+    def loss(momentum):
+        schedule = lambda count: momentum * count / (count + 3.0)  # noqa: E731
+        solver = tritia.triple_inertia(optax.sgd(0.1), schedule, schedule, 0.0)
+        w = jnp.ones(())
+        state = solver.init(w)
+        for _ in range(5):
+            updates, state = solver.update(w, state, w)
+            w = w + updates
+        return w
+
+    change = (loss(0.5 + 1e-5) - loss(0.5 - 1e-5)) / 2e-5
+    assert float(jax.grad(loss)(0.5)) == pytest.approx(float(change), rel=1e-6)
+
+
+def test_a_correction_of_few_digits_is_no_sum_of_few_digits():
+    solver = tritia.triple_inertia(optax.sgd(1.0), 0.0, 0.0, np.float16(0.001))
+    updates, _ = solver.update(jnp.ones(()), solver.init(jnp.ones(())))
+    assert float(updates) == pytest.approx(-1 - float(np.float16(0.001)), rel=1e-6)

@@ -104,12 +104,12 @@ def write_computed(
 
 
 def computed_before(
-    position: jax.Array, compute: Callable[[], Any], placeholder: Any
+    never_negative: jax.Array, compute: Callable[[], Any], placeholder: Any
 ) -> tuple[Any, jax.Array]:
     """Computes a tree in a conditional, and returns it with the token of this computation.
 
     Args:
-      position: the number of writes so far.
+      never_negative: a number that XLA knows nothing of, such as a count or position.
       compute: returns the tree.
       placeholder: any tree of the same shapes and dtypes.
     """
@@ -117,7 +117,7 @@ def computed_before(
     def done() -> tuple[Any, jax.Array]:
         return compute(), jnp.ones((), bool)
 
-    return conditional(position >= 0, done, lambda: (placeholder, jnp.zeros((), bool)))
+    return conditional(never_negative >= 0, done, lambda: (placeholder, jnp.zeros((), bool)))
 
 
 def newest(history: History, position: jax.Array) -> Any:

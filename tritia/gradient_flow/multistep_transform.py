@@ -87,7 +87,7 @@ def multistep_transform(
             return gains[0], *-history.by_slot(weights, state.position), *past
 
         if isinstance(size, numbers.Real):
-            factors = by_slot()  # looked up in a table
+            factors = by_slot()  # looked up in a table, but for schedules that are constant
         else:
             # Scalars that stand in the open are computed again for every leaf of the params, and
             # compiled again; within a conditional they are not. This one's condition always holds,
@@ -120,7 +120,9 @@ def multistep_transform(
             compute, read = functools.partial(displacement, state.steps), True
             if past_directions > 1:
                 placeholder = jax.tree.map(
-                    lambda direction, dtype: None if direction is None else direction.astype(dtype),
+                    lambda direction, dtype: (
+                        None if direction is None else jnp.asarray(direction).astype(dtype)
+                    ),
                     updates,
                     dtypes,
                     is_leaf=is_none,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from tritia._arguments import (
     ScalarOrSchedule,
@@ -278,25 +279,38 @@ def _transparent(
         slope, new = field.update(updates, state.preconditioner_state, params, **extra)
         new = select(first, new, state.next_preconditioner_state)
 
+        traced = isinstance(state.stage, Tracer)
+        stage = state.stage if traced else int(state.stage)  # then it needs no look-up
+
         def start():
             # In the dtypes of state.base. A single stage starts and ends the step.
             return select(first, params, state.base) if stages.count > 1 else params
 
-        def to_target():
+        def to_target(offset):
             # The way to the target from where the params are. The target itself is one rounding
             # away from the base, so that the stages between leave no trace in the params.
-            offset, _ = stages.advance(state.stage, slope, state.memory)
             target = cast_like(move(start(), h, offset), params)
             return jax.tree.map(lambda x, p: x - p, target, params)
 
-        def kept():
+        def kept(memory):
             base = start()
-            base = select(last, zeros_like(base), base) if stages.count > 1 else ()
-            return base, stages.advance(state.stage, slope, state.memory)[1]
+            return select(last, zeros_like(base), base) if stages.count > 1 else (), memory
 
-        # The way first, then what is kept, which XLA may overwrite in place then.
-        step, read = history.computed_before(state.stage, to_target, params)
-        base, memory = history.conditional(read, kept, lambda: (state.base, state.memory))
+        def advance():
+            return stages.advance(stage, slope, state.memory)
+
+        if traced and stages.count > 1 and not stages.rolled:
+            # The way first and then what is kept: XLA overwrites that in place where it knows that
+            # nothing reads it any more. What a half does not need of `advance`, XLA drops.
+            step, read = history.computed_before(
+                state.stage, lambda: to_target(advance()[0]), params
+            )
+            base, memory = history.conditional(
+                read, lambda: kept(advance()[1]), lambda: (state.base, state.memory)
+            )
+        else:
+            offset, memory = advance()
+            step, (base, memory) = to_target(offset), kept(memory)
         return step, TransparentRungeKuttaState(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),

@@ -31,8 +31,8 @@ class Stages(NamedTuple):
       count: the number s of stages, and of gradients per step.
       slots: the number of params-shaped pytrees that must be kept between stages.
       advance: `advance(stage, slope, memory)` returns the offset and the new memory.
-      rolled: whether `advance` is one program for all stages, so that a loop over them compiles
-        once; otherwise it is a program for each.
+      rolled: whether a loop over the stages should be one program, with `stage` traced; otherwise
+        each stage has a program of its own, which a Python number as `stage` makes cheaper.
     """
 
     count: int
@@ -82,7 +82,7 @@ def tableau_stages(tableau: ButcherTableau) -> Stages:
     used = [slot for kept in plan for slot in (*kept.slopes.values(), *kept.sums.values())]
     slots = 1 + max(used, default=-1)
 
-    # What stage j makes of (slope, *memory): its target, then each slot. Empty slots hold zeros.
+    # What stage j makes of (slope, *memory): its target, then each slot.
     table = np.zeros((count, 1 + slots, 1 + slots))
     for j, after in enumerate(plan):
         before = plan[j - 1] if j else _Kept({}, {})
@@ -111,8 +111,8 @@ def tableau_stages(tableau: ButcherTableau) -> Stages:
     return Stages(count, slots, advance, rolled=False)
 
 
-def _emptied(stage: jax.Array, count: int, memory: Memory) -> Memory:
-    """Zeros after the last stage, whatever its slope: the next step multiplies them by 0."""
+def _emptied(stage: jax.typing.ArrayLike, count: int, memory: Memory) -> Memory:
+    """Zeros after the last stage, whatever the slopes: the next step multiplies them by 0."""
     return tuple(
         select(jnp.equal(stage, count - 1), jax.tree.map(jnp.zeros_like, slot), slot)
         for slot in memory

@@ -174,12 +174,12 @@ def triple_inertia(
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         _check_structure(step, state.displacement)
         correction: Any = value_at(correct, state.count)
+        constant = isinstance(correction, numbers.Real)
+        factor = 1 + (float(correction) if constant else jnp.asarray(correction, float))
         wide = _widen(step, state.displacement)
         if projection is None:
             # Extrapolations commute with translations: measured from u, nothing is lost to the
             # rounding of u, and u itself is not needed. v = s + p1 d, and u_next = (1 + p3) v.
-            constant = isinstance(correction, numbers.Real)
-            factor = 1 + (correction if constant else jnp.asarray(correction, float))
             anew, carried = (factor, wide), factor * state.predict
             moved = linear_combination(wide, [anew, (carried, state.displacement)])
         else:
@@ -206,8 +206,9 @@ def triple_inertia(
             # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p2_old d from there, XLA
             # need not save d: that would be one more copy of the params, written and read. Where
             # p1_old is 0, so is p2_old or d, unless the state is another optimizer's.
-            ratio = jnp.where(state.predict == 0, 0.0, state.evaluate / state.predict)
-            ahead = 1 + new_state.evaluate - ratio / (1 + correction)
+            still = state.predict == 0  # divided by 1, so that its derivative is a number too
+            ratio = jnp.where(still, 0.0, state.evaluate / jnp.where(still, 1.0, state.predict))
+            ahead = 1 + new_state.evaluate - ratio / factor
             update = linear_combination(moved, [(ahead, moved), (ratio, wide)])
         else:
             terms = [anew, (carried - state.evaluate, state.displacement)]
