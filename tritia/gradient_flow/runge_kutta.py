@@ -281,41 +281,43 @@ def _transparent(
 
         traced = isinstance(state.stage, Tracer)
         stage = state.stage if traced else int(state.stage)  # then it needs no look-up
+        several = stages.count > 1  # a single stage starts and ends the step
 
-        def start():
-            # In the dtypes of state.base. A single stage starts and ends the step.
-            return select(first, params, state.base) if stages.count > 1 else params
+        # XLA overwrites base and memory in place where it knows that nothing reads them any more:
+        # each write is a conditional, and needs a result of what has to come before it.
+        base = params
+        if several:
+            base = history.conditional(
+                first, lambda: cast_like(params, state.base), lambda: state.base
+            )
 
         def to_target(offset):
             # The way to the target from where the params are. The target itself is one rounding
             # away from the base, so that the stages between leave no trace in the params.
-            target = cast_like(move(start(), h, offset), params)
+            target = cast_like(move(base, h, offset), params)
             return jax.tree.map(lambda x, p: x - p, target, params)
-
-        def kept(memory):
-            base = start()
-            return select(last, zeros_like(base), base) if stages.count > 1 else (), memory
 
         def advance():
             return stages.advance(stage, slope, state.memory)
 
-        if traced and stages.count > 1 and not stages.rolled:
-            # The way first and then what is kept: XLA overwrites that in place where it knows that
-            # nothing reads it any more. What a half does not need of `advance`, XLA drops.
+        read: Any = True
+        if traced and several and not stages.rolled:
+            # Of either `advance` XLA drops the half that is not needed.
+            placeholder = cast_like(updates, params)
             step, read = history.computed_before(
-                state.stage, lambda: to_target(advance()[0]), params
+                state.stage, lambda: to_target(advance()[0]), placeholder
             )
-            base, memory = history.conditional(
-                read, lambda: kept(advance()[1]), lambda: (state.base, state.memory)
-            )
+            memory = history.conditional(read, lambda: advance()[1], lambda: state.memory)
         else:
             offset, memory = advance()
-            step, (base, memory) = to_target(offset), kept(memory)
+            step = to_target(offset)
+        if several:
+            base = history.conditional(last & read, lambda: zeros_like(base), lambda: base)
         return step, TransparentRungeKuttaState(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),
             learning_rate=h,
-            base=base,
+            base=base if several else (),
             memory=memory,
             preconditioner_state=select(last, new, state.preconditioner_state),
             next_preconditioner_state=new,
