@@ -158,7 +158,7 @@ def _blocks(
     biases: tuple[jax.Array | None, ...],
     first: jax.Array,
     stale: jax.Array,
-) -> Any:
+) -> tuple[tuple[jax.Array, ...], ...]:
     """Returns z, a and their fits: a forward pass at first, later the state's.
 
     The state's fits are computed anew where they are stale.
