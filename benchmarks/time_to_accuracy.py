@@ -7,7 +7,7 @@ it, on validation rows; then each seed trains with all methods in one process, o
 and the time of its epochs, compiled, is added up until the test metric is there. Evaluating is not
 counted. Levenberg-Marquardt, by Optimistix, takes part in regression, where its residuals are.
 Medians over the seeds; a method that most of them do not bring there has a dash, and the best test
-metric that it came to instead. Tuning takes most of the time; on MNIST this is enough, in an hour:
+metric that it came to instead. Tuning takes most of the time; half an hour on MNIST with:
 
     python -m benchmarks.time_to_accuracy mnist --mnist FOLDER --epochs 10 --steps 30 \
         --tuning-seeds 1
