@@ -38,9 +38,9 @@ import optax
 
 import tritia
 from benchmarks.timing import add_parts
+from tritia._compare import datasets, training
+from tritia._compare.optimizers import OPTIMIZERS, Optimizer, stochastic_alternating
 from tritia.alternating import growing_period
-from tritia.compare import datasets, training
-from tritia.compare.optimizers import OPTIMIZERS, Optimizer, stochastic_alternating
 
 BATCH_SIZES = (128, 256)
 WITHOUT_INERTIA = dataclasses.replace(

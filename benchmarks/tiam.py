@@ -27,8 +27,8 @@ import tritia
 from benchmarks.families import outputs, perceptron
 from benchmarks.tiam_cost import tiam_step
 from benchmarks.timing import add_parts, header, table
-from tritia.compare import datasets, training
-from tritia.compare.optimizers import Optimizer, alternating
+from tritia._compare import datasets, training
+from tritia._compare.optimizers import Optimizer, alternating
 
 HIDDEN = 100
 SMALL = ("digits", "wine", "breast_cancer", "diabetes")

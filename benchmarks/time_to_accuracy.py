@@ -33,8 +33,8 @@ import numpy as np
 import optimistix
 
 from benchmarks.timing import header, table
-from tritia.compare import datasets, training, tuning
-from tritia.compare.optimizers import OPTIMIZERS, Optimizer
+from tritia._compare import datasets, training, tuning
+from tritia._compare.optimizers import OPTIMIZERS, Optimizer
 
 HIDDEN = (100, 100)
 GOALS = {

@@ -1,6 +1,8 @@
-"""What every test shares: hypothesis's settings, and float64 where a test asks for it."""
+"""What every test shares: hypothesis's settings, a compilation cache, float64 on request."""
 
 import os
+import pathlib
+import tempfile
 
 # The tests compile far more than they compute: ask XLA for quick compilation, not for fast code.
 os.environ["XLA_FLAGS"] = (
@@ -19,6 +21,16 @@ hypothesis.settings.load_profile("tritia")
 
 # Two devices, so that shardings are tested for real.
 jax.config.update("jax_num_cpu_devices", 2)
+
+# Equal programs are compiled once, in this run and the next. The key holds the program, JAX's
+# version, the compiler's flags and the processor's kind.
+CACHE = pathlib.Path(
+    os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    or pathlib.Path(tempfile.gettempdir()) / f"tritia-tests-{os.getuid()}"
+)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

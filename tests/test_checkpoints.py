@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from contract import LAYERS, ROWS, TREE
 from flax import nnx
 
 import tritia
-from tritia.checkpoints import check_restorable
+from tests.contract import LAYERS, ROWS, TREE
+from tritia._checkpoints import check_restorable
 
 
 def save(path, tree):

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from contract import CASES, Case
+
+from tests.contract import CASES, Case
 
 STEPS = 4
 

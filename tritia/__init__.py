@@ -21,9 +21,9 @@ gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds 
 and `check_restorable` compares a checkpoint with the optimizer that is to go on from it.
 """
 
+from tritia._checkpoints import check_restorable as check_restorable
 from tritia.alternating import (
     Diagnostics as Diagnostics,
-    Inertia as Inertia,
     InputGramState as InputGramState,
     StochasticTiamState as StochasticTiamState,
     TiamState as TiamState,
@@ -35,7 +35,6 @@ from tritia.alternating import (
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
 )
-from tritia.checkpoints import check_restorable as check_restorable
 from tritia.gradient_flow import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
     TABLEAUS as TABLEAUS,
@@ -83,6 +82,7 @@ from tritia.gradient_flow import (
     stability_interval as stability_interval,
 )
 from tritia.inertia import (
+    Inertia as Inertia,
     TripleInertiaState as TripleInertiaState,
     estimate_smoothness as estimate_smoothness,
     eval_params as eval_params,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from tritia.alternating.network import find_layers, layers_of, like_params
+from tritia.alternating._network import find_layers, layers_of, like_params
 
 
 def dense(*sizes, bias=True):

@@ -11,7 +11,7 @@ and Linen's `TrainState` take them as they are.
 * `apply_gradients` steps a Linen `TrainState` with extra arguments.
 """
 
-from tritia.flax.training import (
+from tritia.flax._training import (
     apply_gradients as apply_gradients,
     eval_model as eval_model,
     grad_fn as grad_fn,

@@ -1,7 +1,11 @@
 """High-order gradient steps: a learning rate is a time step of the gradient flow."""
 
-from tritia.gradient_flow.chebyshev import ChebyshevScheme as ChebyshevScheme
-from tritia.gradient_flow.coefficients import (
+from tritia.gradient_flow._describe import (
+    Description as Description,
+    describe as describe,
+    plot_stability_region as plot_stability_region,
+)
+from tritia.gradient_flow._multistep.named_schemes import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
     adams_bashforth_scheme as adams_bashforth_scheme,
     bdf_scheme as bdf_scheme,
@@ -9,20 +13,44 @@ from tritia.gradient_flow.coefficients import (
     difference_scheme as difference_scheme,
     heavy_ball_scheme as heavy_ball_scheme,
 )
-from tritia.gradient_flow.describe import (
-    Description as Description,
-    describe as describe,
-    plot_stability_region as plot_stability_region,
-)
-from tritia.gradient_flow.multistep import (
+from tritia.gradient_flow._multistep.optimizers import (
     adams_bashforth as adams_bashforth,
     bdf as bdf,
     difference as difference,
     linear_multistep as linear_multistep,
     scale_by_linear_multistep as scale_by_linear_multistep,
 )
-from tritia.gradient_flow.multistep_transform import LinearMultistepState as LinearMultistepState
-from tritia.gradient_flow.named_methods import (
+from tritia.gradient_flow._multistep.roots import characteristic_roots as characteristic_roots
+from tritia.gradient_flow._multistep.scheme import (
+    LinearMultistep as LinearMultistep,
+    root_condition as root_condition,
+)
+from tritia.gradient_flow._multistep.transform import LinearMultistepState as LinearMultistepState
+from tritia.gradient_flow._multistep.uneven_steps import (
+    growth_limit as growth_limit,
+    shrink_limit as shrink_limit,
+)
+from tritia.gradient_flow._properties import (
+    amplification as amplification,
+    damped_interval as damped_interval,
+    error_constant as error_constant,
+    memory as memory,
+    noise_gain as noise_gain,
+    order as order,
+    stability_interval as stability_interval,
+)
+from tritia.gradient_flow._runge_kutta.adaptive_step import (
+    AdaptiveRungeKuttaState as AdaptiveRungeKuttaState,
+    adaptive_runge_kutta as adaptive_runge_kutta,
+)
+from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme as ChebyshevScheme
+from tritia.gradient_flow._runge_kutta.fixed_step import (
+    RungeKuttaState as RungeKuttaState,
+    TransparentRungeKuttaState as TransparentRungeKuttaState,
+    runge_kutta as runge_kutta,
+)
+from tritia.gradient_flow._runge_kutta.named_tableaus import TABLEAUS as TABLEAUS
+from tritia.gradient_flow._runge_kutta.optimizers import (
     heun as heun,
     kutta3 as kutta3,
     midpoint as midpoint,
@@ -32,33 +60,5 @@ from tritia.gradient_flow.named_methods import (
     rkc as rkc,
     ssp_rk3 as ssp_rk3,
 )
-from tritia.gradient_flow.named_tableaus import TABLEAUS as TABLEAUS
-from tritia.gradient_flow.promises import (
-    amplification as amplification,
-    damped_interval as damped_interval,
-    error_constant as error_constant,
-    memory as memory,
-    noise_gain as noise_gain,
-    order as order,
-    stability_interval as stability_interval,
-)
-from tritia.gradient_flow.runge_kutta import (
-    RungeKuttaState as RungeKuttaState,
-    TransparentRungeKuttaState as TransparentRungeKuttaState,
-    runge_kutta as runge_kutta,
-)
-from tritia.gradient_flow.schemes import (
-    LinearMultistep as LinearMultistep,
-    root_condition as root_condition,
-)
-from tritia.gradient_flow.stability import characteristic_roots as characteristic_roots
-from tritia.gradient_flow.step_boundary import at_step_boundary as at_step_boundary
-from tritia.gradient_flow.step_control import (
-    AdaptiveRungeKuttaState as AdaptiveRungeKuttaState,
-    adaptive_runge_kutta as adaptive_runge_kutta,
-)
-from tritia.gradient_flow.tableaus import ButcherTableau as ButcherTableau
-from tritia.gradient_flow.variable_step import (
-    growth_limit as growth_limit,
-    shrink_limit as shrink_limit,
-)
+from tritia.gradient_flow._runge_kutta.step_boundary import at_step_boundary as at_step_boundary
+from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau as ButcherTableau

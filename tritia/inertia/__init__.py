@@ -1,15 +1,11 @@
 """Inertia: three extrapolations around any optimizer, and their optimal values."""
 
-from tritia.inertia.evaluation import eval_params
-from tritia.inertia.smoothness import estimate_smoothness
-from tritia.inertia.triple_momentum import triple_momentum
-from tritia.inertia.wrapper import TripleInertiaState, nesterov_schedule, triple_inertia
-
-__all__ = [
-    "TripleInertiaState",
-    "estimate_smoothness",
-    "eval_params",
-    "nesterov_schedule",
-    "triple_inertia",
-    "triple_momentum",
-]
+from tritia.inertia._evaluation import eval_params as eval_params
+from tritia.inertia._extrapolation import Inertia as Inertia
+from tritia.inertia._smoothness import estimate_smoothness as estimate_smoothness
+from tritia.inertia._triple_inertia import (
+    TripleInertiaState as TripleInertiaState,
+    nesterov_schedule as nesterov_schedule,
+    triple_inertia as triple_inertia,
+)
+from tritia.inertia._triple_momentum import triple_momentum as triple_momentum

@@ -7,18 +7,18 @@
 * `drive` lets an Optuna study choose the settings, a batch at a time.
 """
 
-from tritia.sweeps.problem import (
+from tritia.sweeps._problem import (
     Problem as Problem,
     minibatches as minibatches,
     nnx_problem as nnx_problem,
     plain_problem as plain_problem,
 )
-from tritia.sweeps.runner import Halving as Halving, Result as Result, build as build, run as run
-from tritia.sweeps.space import (
+from tritia.sweeps._runner import Halving as Halving, Result as Result, build as build, run as run
+from tritia.sweeps._space import (
     choice as choice,
     draw as draw,
     grid as grid,
     log_uniform as log_uniform,
     uniform as uniform,
 )
-from tritia.sweeps.study import drive as drive
+from tritia.sweeps._study import drive as drive

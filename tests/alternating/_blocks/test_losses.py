@@ -1,0 +1,104 @@
+"""The output block against scipy.optimize.minimize, row by row."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+from tritia.alternating._blocks.losses import LOSSES, prox, smooth_loss
+
+HUBER = smooth_loss(lambda z, y: jnp.sum(optax.huber_loss(z, y), axis=-1), name="huber")
+RHOS = (1e-3, 0.1, 10.0)
+each = pytest.mark.parametrize("loss", [*LOSSES.values(), HUBER], ids=lambda loss: loss.name)
+solve = jax.jit(prox, static_argnums=0)
+
+
+def problem(loss, rows=6, classes=5, scale=5.0, dtype=float):
+    rng = np.random.default_rng(0)
+    m = jnp.asarray(scale * rng.normal(size=(rows, classes)), dtype)
+    start = jnp.asarray(scale * rng.normal(size=(rows, classes)), dtype)
+    if loss.name in ("squared_error", "huber"):
+        y = jnp.asarray(rng.normal(size=(rows, classes)), dtype)
+    else:
+        y = jax.nn.one_hot(rng.integers(0, classes, rows), classes, dtype=dtype)
+    return y, m, start
+
+
+@each
+def test_values_and_gradients(loss, x64):
+    y, z, _ = problem(loss)
+    expected = {
+        "softmax_cross_entropy": lambda z, y: optax.softmax_cross_entropy(z, y),
+        "sigmoid_cross_entropy": lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).sum(-1),
+        "squared_error": lambda z, y: optax.l2_loss(z, y).sum(-1),
+        "huber": lambda z, y: optax.huber_loss(z, y).sum(-1),
+    }[loss.name]
+    np.testing.assert_allclose(loss.value(z, y), expected(z, y), rtol=1e-12)
+    gradient = jax.grad(lambda z: jnp.sum(expected(z, y)))(z)
+    np.testing.assert_allclose(loss.gradient(z, y), gradient, rtol=1e-10, atol=1e-12)
+
+
+@each
+@pytest.mark.parametrize("rho", RHOS)
+def test_prox_is_what_scipy_finds(loss, rho, x64):
+    y, m, start = problem(loss)
+    z = np.asarray(solve(loss, y, m, start, rho))
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def objective(z, row, _=None):
+        value = loss.value(z[None], y[row][None])[0] + 0.5 * rho * jnp.sum((z - m[row]) ** 2)
+        return value
+
+    slope = jax.jit(jax.value_and_grad(objective))
+    for row in range(len(z)):
+        best = scipy.optimize.minimize(
+            lambda x, row=row: tuple(np.asarray(v) for v in slope(jnp.asarray(x), row)),
+            np.asarray(m[row]),
+            jac=True,
+            method="BFGS",
+            options={"gtol": 1e-10, "maxiter": 2000},
+        )
+        assert float(objective(jnp.asarray(z[row]), row)) <= best.fun + 1e-9
+        np.testing.assert_allclose(z[row], best.x, rtol=1e-4, atol=1e-4)
+
+
+@each
+@pytest.mark.parametrize("rho", RHOS)
+def test_in_float32_no_row_rises_and_gradients_vanish(loss, rho):
+    y, m, start = problem(loss, rows=300, dtype=jnp.float32)
+    z = solve(loss, y, m, start, rho)
+
+    def objective(z):
+        return loss.value(z, y) + 0.5 * rho * jnp.sum((z - m) ** 2, axis=-1)
+
+    assert bool(jnp.all(objective(z) <= objective(start) * (1 + 1e-6)))
+    gradient = loss.gradient(z, y) + rho * (z - m)
+    terms = 1 + rho * jnp.abs(z - m)
+    assert float(jnp.max(jnp.abs(gradient) / terms)) < 5e-4
+
+
+def test_softmax_targets_that_do_not_add_to_one(x64):
+    loss = LOSSES["softmax_cross_entropy"]
+    y, m, start = problem(loss)
+    y = y.at[0].set(0.0).at[1].set(jnp.array([0.5, 0.0, 1.5, 0.0, 0.0]))
+    z = solve(loss, y, m, start, 0.1)
+    np.testing.assert_allclose(z[0], m[0], atol=1e-10)  # nothing to fit: the prox is m
+    gradient = jax.grad(lambda z: jnp.sum(loss.value(z, y)))(z) + 0.1 * (z - m)
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+
+
+def test_a_loss_without_convexity_still_descends(x64):
+    wavy = smooth_loss(lambda z, y: jnp.sum(jnp.cos(3 * (z - y)), axis=-1))
+    y, m, start = problem(HUBER, rows=40)
+    z = solve(wavy, y, m, start, 0.05)
+
+    def objective(z):
+        return wavy.value(z, y) + 0.025 * jnp.sum((z - m) ** 2, axis=-1)
+
+    assert bool(jnp.all(objective(z) <= jnp.minimum(objective(start), objective(m)) + 1e-9))
+    with pytest.raises(TypeError, match="value and gradient must be functions"):
+        smooth_loss("huber")

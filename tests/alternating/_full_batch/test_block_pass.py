@@ -1,0 +1,197 @@
+"""The sweep as a whole: it never raises the objective, stays feasible, and rests at its minimum."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from tritia.alternating._blocks.activations import ACTIVATIONS
+from tritia.alternating._blocks.losses import LOSSES
+from tritia.alternating._blocks.rows import Rows
+from tritia.alternating._full_batch.block_pass import sweep
+from tritia.alternating._full_batch.problem import (
+    Data,
+    History,
+    Inertias,
+    Method,
+    Numbers,
+    forward,
+    objective,
+)
+from tritia.inertia import Inertia
+
+SIZES = (5, 6, 4, 3)
+DEPTH = len(SIZES) - 1
+N = 12
+
+
+def method(coupling="penalty", step="exact", order="backward", activation="relu", **changes):
+    return Method(
+        activations=(ACTIVATIONS[activation],) * (DEPTH - 1),
+        loss=LOSSES[changes.pop("loss", "softmax_cross_entropy")],
+        coupling=coupling,
+        weight_steps=(step,) * DEPTH,
+        by_rows=(False,) * DEPTH,
+        sweep=order,
+        **changes,
+    )
+
+
+def problem(seed, loss="softmax_cross_entropy"):
+    keys = jax.random.split(jax.random.key(seed), DEPTH + 2)
+    kernels = tuple(
+        jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5
+        for key, shape in zip(keys, itertools.pairwise(SIZES), strict=False)
+    )
+    x = jax.random.normal(keys[-1], (N, SIZES[0]))
+    labels = jax.random.randint(keys[-2], (N,), 0, SIZES[-1])
+    targets = jax.nn.one_hot(labels, SIZES[-1], dtype=x.dtype)
+    return kernels, tuple(jnp.zeros(k) for k in SIZES[1:]), Data(x, targets, Rows())
+
+
+def numbers(rho=0.3, gamma=0.2, mu=0.1, tau=0.0, eps=0.5):
+    return Numbers((rho,) * DEPTH, (gamma,) * (DEPTH - 1), (mu,) * DEPTH, tau, eps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(method, sweeps, seed, numbers, coefficients):
+    """Sweeps with one compilation per method; returns the objectives and the last result."""
+    kernels, biases, data = problem(seed)
+    start = forward(method, data.inputs, kernels, biases)
+    inertias = Inertias(*(Inertia(*coefficients),) * 5)
+    history = History(
+        jax.tree.map(jnp.zeros_like, start.kernels),
+        jax.tree.map(jnp.zeros_like, start.activations),
+        jnp.ones(DEPTH) if method.weight_steps[0] == "backtracking" else (),
+    )
+
+    def body(carry, _):
+        result = sweep(method, numbers, inertias, *carry, data)
+        return (result.variables, result.history), (result.objective, result.rejected)
+
+    first = objective(method, numbers, start, data)[0]
+    (variables, history), (values, rejected) = jax.lax.scan(body, (start, history), length=sweeps)
+    return jnp.concatenate([first[None], values]), rejected, variables, history
+
+
+coefficient = st.floats(-0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "order", "activation"),
+    [
+        ("exact", "backward", "relu"),
+        ("exact", "symmetric", "tanh"),
+        ("line_search", "forward", "leaky_relu"),
+        ("backtracking", "backward", "silu"),
+    ],
+)
+@given(
+    seed=st.integers(0, 1000),
+    penalties=st.tuples(*(st.floats(1e-3, 3.0),) * 3),
+    p=st.tuples(coefficient, coefficient, coefficient),
+)
+@settings(max_examples=10)
+def test_with_the_safeguard_the_objective_never_rises(step, order, activation, seed, penalties, p):
+    rho, gamma, mu = penalties
+    values = np.asarray(
+        train(
+            method(step=step, order=order, activation=activation),
+            8,
+            seed,
+            numbers(rho, gamma, mu),
+            p,
+        )[0],
+        np.float64,
+    )
+    assert np.all(np.isfinite(values))
+    assert np.all(np.diff(values) <= 2e-6 * np.abs(values[:-1]) + 1e-6)
+    assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize(
+    ("order", "activation"),
+    [("forward", "relu"), ("backward", "tanh"), ("symmetric", "relu6"), ("backward", "softplus")],
+)
+def test_inequality_sweeps_are_feasible(order, activation):
+    """Also right after eps has shrunk far below what the last sweep allowed."""
+    chosen = method("inequality", "exact", order, activation)
+    kernels, biases, data = problem(0)
+    variables = forward(chosen, data.inputs, kernels, biases)
+    history = History(
+        jax.tree.map(jnp.zeros_like, kernels), jax.tree.map(jnp.zeros_like, variables.activations)
+    )
+    inertias = Inertias(*(Inertia(0.5, 0.4, 0.6),) * 5)
+    step = jax.jit(functools.partial(sweep, chosen))
+    for eps in (10.0, 2.0, 0.1, 0.1, 1e-3):
+        result = step(numbers(eps=eps), inertias, variables, history, data)
+        variables, history = result.variables, result.history
+        for a, z in zip(variables.activations, variables.pre_activations, strict=False):
+            gap = jnp.abs(a - ACTIVATIONS[activation].value(z))
+            assert float(jnp.max(gap)) <= eps + 1e-5
+
+
+@pytest.mark.parametrize("step", ["exact", "line_search"])
+def test_with_constant_eps_the_objective_falls_under_inequality_too(step):
+    values = np.asarray(train(method("inequality", step), 20, 0, numbers(), (0.3, 0.3, 0.3))[0])
+    assert np.all(np.diff(values) <= 1e-5 * values[:-1])
+
+
+@pytest.mark.parametrize(
+    ("coupling", "step"),
+    [("penalty", "exact"), ("penalty", "backtracking"), ("inequality", "line_search")],
+)
+def test_zero_inertia_is_the_plain_method_exactly(coupling, step):
+    """Traced zeros go through every extrapolation; Python zeros skip them."""
+    chosen = method(coupling, step, safeguard=False)
+    extrapolated = train(chosen, 3, 0, numbers(), (0.0, 0.0, 0.0))[2]
+    kernels, biases, data = problem(0)
+    variables = forward(chosen, data.inputs, kernels, biases)
+    history = History(tau=jnp.ones(DEPTH)) if step == "backtracking" else History()
+    one = jax.jit(lambda v, h, d: sweep(chosen, numbers(), Inertias(), v, h, d))
+    for _ in range(3):
+        result = one(variables, history, data)
+        variables, history = result.variables, result.history
+    for expected, actual in zip(
+        jax.tree.leaves(variables), jax.tree.leaves(extrapolated), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_inertia_changes_the_iterates():
+    for p in ((0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5)):
+        plain, moved = (
+            train(method(step="line_search", safeguard=False), 3, 0, numbers(), q)[2].kernels[0]
+            for q in ((0.0, 0.0, 0.0), p)
+        )
+        assert float(jnp.max(jnp.abs(plain - moved))) > 1e-4
+
+
+def test_a_fixed_point_stays_fixed(x64):
+    _, _, variables, _ = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
+    _, _, data = problem(0)
+    settled = numbers(1.0, 1.0, 2.0)
+    once = jax.jit(lambda v: sweep(method(), settled, Inertias(), v, History(), data))
+    again = once(variables).variables
+    for before, after in zip(jax.tree.leaves(variables), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_a_fixed_point_has_no_gradient(x64):
+    """By autodiff of the objective, where relu is smooth: the sweep minimises what it says."""
+    chosen, settled = method(activation="tanh"), numbers(1.0, 1.0, 2.0)
+    _, _, variables, _ = train(chosen, 1000, 1, settled, (0.0, 0.0, 0.3))
+    _, _, data = problem(1)
+    gradient = jax.jit(jax.grad(lambda v: objective(chosen, settled, v, data)[0]))(variables)
+    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) < 1e-6
+
+
+def test_rejections_are_reported():
+    rejected = train(method(), 5, 0, numbers(), (0.0, 0.0, 5.0))[1]
+    assert float(jnp.max(rejected.weights)) == 1.0
+    calm = train(method(), 5, 0, numbers(), (0.0, 0.0, 0.0))[1]
+    assert float(jnp.max(calm.weights)) == 0.0

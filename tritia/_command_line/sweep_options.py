@@ -1,0 +1,138 @@
+"""The arguments of `tritia sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+def add(
+    commands: Any,
+    count: Callable[[str], int],
+    widths: Callable[[str], tuple[int, ...]],
+    batch_size: Callable[[str], int],
+) -> None:
+    """Adds the subcommand.
+
+    Args:
+      commands: what `argparse.ArgumentParser.add_subparsers` returned.
+      count: reads a count.
+      widths: reads the widths of hidden layers.
+      batch_size: reads a batch size.
+    """
+    sweep = commands.add_parser(
+        "sweep",
+        help="train with many settings of one optimizer at once",
+        description=(
+            "Trains a multilayer perceptron with many settings of one optimizer, all at once, and"
+            " judges them on validation rows."
+        ),
+        epilog=(
+            "Results: sweep.csv and sweep.png in the folder of --out. Without --grid and --draw, 16"
+            " learning rates around the usual one are tried."
+        ),
+    )
+    arg = sweep.add_argument
+    arg("--dataset", metavar="NAME", default="digits", help="as in tritia compare (default digits)")
+    arg("--optimizer", metavar="NAME", default="sgd", help="as in tritia compare (default sgd)")
+    arg(
+        "--grid",
+        metavar="NAME=A,B,...",
+        type=grid,
+        action="append",
+        default=[],
+        help="numbers to try; may be repeated: all combinations are tried",
+    )
+    arg(
+        "--draw",
+        metavar="NAME=LOW:HIGH",
+        type=draw,
+        action="append",
+        default=[],
+        help="draw numbers, from log:LOW:HIGH evenly in the logarithm; may be repeated",
+    )
+    arg("--count", metavar="N", type=count, help="how many draws (default 16)")
+    arg("--seeds", metavar="N", type=count, default=3, help="random initialisations (default 3)")
+    arg("--epochs", metavar="N", type=count, default=20, help="epochs to train for (default 20)")
+    arg(
+        "--hidden",
+        metavar="A,B,...",
+        type=widths,
+        default=(100, 100),
+        help="hidden layers (default 100,100)",
+    )
+    arg(
+        "--batch-size",
+        metavar="N",
+        type=batch_size,
+        help="rows in a minibatch, or full (default: the data set's own)",
+    )
+    arg("--halving", action="store_true", help="stop the worse two thirds early, twice")
+    arg(
+        "--memory",
+        metavar="SIZE",
+        type=memory,
+        default=2 * _UNITS["GB"],
+        help="what to train at once may take, such as 500MB (default 2GB)",
+    )
+    arg("--data-dir", metavar="DIR", type=Path, help="where the files of mnist or cora are")
+    arg("--out", metavar="DIR", type=Path, help="default tritia-sweep/DATASET/OPTIMIZER")
+
+
+def grid(text: str) -> tuple[str, tuple[float, ...]]:
+    """Reads `NAME=A,B,...`."""
+    name, numbers = _named(text)
+    return name, tuple(finite_number(number) for number in numbers.split(",") if number.strip())
+
+
+def draw(text: str) -> tuple[str, Any]:
+    """Reads `NAME=LOW:HIGH` or `NAME=log:LOW:HIGH`."""
+    from tritia.sweeps import _space as space
+
+    name, described = _named(text)
+    kind, _, bounds = (
+        described.partition(":") if described.startswith("log:") else ("", "", described)
+    )
+    low, colon, high = bounds.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH or NAME=log:LOW:HIGH")
+    sampler = space.log_uniform if kind == "log" else space.uniform
+    try:
+        return name, sampler(finite_number(low), finite_number(high))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def memory(text: str) -> int:
+    """Reads a number of bytes, such as 500MB or 2GB."""
+    number, factor = text.strip().upper(), 1
+    for unit, size in _UNITS.items():
+        if number.endswith(unit):
+            number, factor = number.removesuffix(unit), size
+    value = finite_number(number) * factor
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too little")
+    return int(value)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, rest = text.partition("=")
+    if not (name.strip() and equals and rest.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=...")
+    return name.strip(), rest.strip()
+
+
+def finite_number(text: str) -> float:
+    """Reads a finite number; for `argparse`'s `type`."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return number

@@ -1,0 +1,291 @@
+"""How a comparison runs: tune all, train all, time all, with everything finished kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tritia._compare import optimizers, plots, report, results, summary, timing, training, tuning
+from tritia._compare.conclusion import conclude
+from tritia._compare.datasets import DATASETS
+from tritia._compare.optimizers import Optimizer
+
+log = logging.getLogger("tritia.compare")
+
+Advance = Callable[[str], None]
+"""Called after each epoch or round with what is being done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for; the command line's arguments, checked.
+
+    Attributes:
+      dataset: a name in `datasets.DATASETS`.
+      optimizers: names in `optimizers.OPTIMIZERS`.
+      seeds: how many.
+      epochs: how many.
+      hidden: widths of the hidden layers.
+      batch_size: rows in a minibatch; None for the data set's own, 0 for all training rows.
+      data_dir: where mnist and cora are.
+      tune: whether to tune the learning rate.
+      learning_rate: without tuning, the learning rate of every optimizer; None for their usual one.
+      x_axis: of the picture.
+      target: the test metric for "epochs to target"; None for the data set's own.
+      out: where the results go.
+    """
+
+    dataset: str = "digits"
+    optimizers: tuple[str, ...] = (
+        "sgd",
+        "momentum",
+        "adam",
+        "adams_bashforth2",
+        "bdf2",
+        "difference3",
+        "difference4",
+        "tiam",
+    )
+    seeds: int = 5
+    epochs: int = 20
+    hidden: tuple[int, ...] = (100, 100)
+    batch_size: int | None = None
+    data_dir: Path | None = None
+    tune: bool = True
+    learning_rate: float | None = None
+    x_axis: Literal["epochs", "gradients"] = "epochs"
+    target: float | None = None
+    out: Path = Path("tritia-compare")
+
+    def arguments(self, target: float | None) -> dict[str, Any]:
+        """The arguments as config.json keeps them, by their names on the command line.
+
+        Args:
+          target: as given, or the data set's own.
+
+        Returns:
+          A dict that goes through JSON unchanged.
+        """
+        batch = "full" if self.batch_size == 0 else self.batch_size
+        return {
+            "--dataset": self.dataset,
+            "--optimizers": list(self.optimizers),
+            "--seeds": self.seeds,
+            "--epochs": self.epochs,
+            "--hidden": list(self.hidden),
+            "--batch-size": batch,
+            "--data-dir": None if self.data_dir is None else str(self.data_dir),
+            "--no-tune": not self.tune,
+            "--learning-rate": self.learning_rate,
+            "--x-axis": self.x_axis,
+            "--target": target,
+        }
+
+    def command(self) -> str:
+        """The command line that asks for this, without what is the default anyway."""
+        words = ["tritia", "compare"]
+        usual = Request().arguments(None)
+        given = {**self.arguments(self.target), "--out": str(self.out)}
+        for name, value in given.items():
+            if name in usual and value == usual[name]:
+                continue
+            words.append(name)
+            if value is not True:
+                listed = isinstance(value, list)
+                words.append((",".join(map(str, value)) or "none") if listed else str(value))
+        return shlex.join(words)
+
+
+@dataclasses.dataclass
+class Comparison:
+    """A comparison on its way: what is shared and what is finished so far."""
+
+    request: Request
+    config: Mapping[str, Any]
+    target: float
+    bench: training.Bench
+    optimizers: Mapping[str, Optimizer]
+    tunings: dict[str, tuning.Tuning]
+    curves: dict[str, training.Curves]
+    seconds: dict[str, list[float]]
+    resumed: bool
+
+    def epochs_left(self) -> int:
+        """Epochs still to run (sweeps that are extended add to it), and one for the timing."""
+        wait = 0 if self.seconds else 1
+        sweeps = len(self.optimizers) - len(self.tunings) if self.request.tune else 0
+        runs = len(self.optimizers) - len(self.curves)
+        return (sweeps + runs) * self.request.epochs + wait
+
+    def figures(self) -> list[summary.Figures]:
+        """The figures of every optimizer that is finished, in the order asked for."""
+        return [
+            summary.summarise(
+                name,
+                optimizer,
+                self.tunings[name],
+                self.curves[name],
+                self.target,
+                self.bench.dataset.diverged_loss,
+                self.bench.steps_per_epoch(optimizer),
+                self.seconds.get(name),
+            )
+            for name, optimizer in self.optimizers.items()
+            if name in self.curves
+        ]
+
+    def paragraph(self) -> str:
+        """What was found, in plain words."""
+        request = self.request
+        return conclude(
+            self.figures(), self.bench.dataset, request.seeds, request.epochs, self.target
+        )
+
+
+def prepare(request: Request) -> Comparison:
+    """Loads the data, opens the folder and reads what it already holds.
+
+    Args:
+      request: what is asked for.
+
+    Returns:
+      The `Comparison`, to be given to `run`.
+
+    Raises:
+      UsageError: the request can't be carried out.
+    """
+    chosen = optimizers.look_up(request.optimizers)
+    dataset = DATASETS[request.dataset](request.data_dir)
+    target = dataset.target if request.target is None else request.target
+    config = {
+        "arguments": request.arguments(target),
+        "dataset": {
+            "name": dataset.name,
+            "rows": len(dataset.targets),
+            "features": dataset.inputs.shape[1],
+            "sha256": dataset.checksum(),
+            "source": dataset.source,
+        },
+        "seeds": list(range(request.seeds)),
+        **results.environment(),
+    }
+    resumed = results.open_folder(request.out, config)
+    tunings, curves = {}, {}
+    for name in chosen:
+        tuned, trained = results.load_optimizer(request.out, name)
+        if tuned is not None:
+            tunings[name] = tuned
+        if trained is not None:
+            curves[name] = trained
+    timed = request.out / "timing.json"
+    seconds = results.read_json(timed) if timed.exists() else {}
+    bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
+    return Comparison(request, config, target, bench, chosen, tunings, curves, seconds, resumed)
+
+
+def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
+    """Does what is left to do; everything finished is on disk before the next thing starts.
+
+    Args:
+      comparison: from `prepare`; what is found is added to it.
+      advance: called after each epoch or round with what is being done.
+    """
+    request, bench = comparison.request, comparison.bench
+    compiled: dict[str, training.Compiled] = {}
+    for name, optimizer in comparison.optimizers.items():
+        if name not in comparison.tunings:
+            comparison.tunings[name] = _tune(comparison, name, optimizer, advance)
+            results.save_optimizer(request.out, name, comparison.tunings[name], None)
+            log.info("%s: setting %s", name, dict(comparison.tunings[name].setting))
+    # Only now are test rows touched.
+    for name, optimizer in comparison.optimizers.items():
+        if name not in comparison.curves:
+            setting = comparison.tunings[name].setting
+            compiled[name] = training.compile_training(bench, optimizer, setting)
+            doing = f"training {name}"
+            comparison.curves[name] = training.train(
+                bench, optimizer, compiled[name], request.epochs, lambda d=doing: advance(d)
+            )
+            results.save_optimizer(
+                request.out, name, comparison.tunings[name], comparison.curves[name]
+            )
+            log.info("%s: trained", name)
+            write_outputs(comparison)
+    if not comparison.seconds:
+        for name, optimizer in comparison.optimizers.items():
+            if name not in compiled:
+                setting = comparison.tunings[name].setting
+                compiled[name] = training.compile_training(bench, optimizer, setting)
+        comparison.seconds = timing.time_epochs(bench, comparison.optimizers, compiled)
+        results.write_json(request.out / "timing.json", comparison.seconds)
+        advance("timing")
+        log.info("timed")
+    write_outputs(comparison)
+
+
+def _tune(
+    comparison: Comparison, name: str, optimizer: Optimizer, advance: Advance
+) -> tuning.Tuning:
+    request = comparison.request
+    if request.tune:
+        doing = f"tuning {name}"
+        return tuning.tune(comparison.bench, optimizer, request.epochs, lambda: advance(doing))
+    setting = {key: values[0] for key, values in optimizer.coefficients.items()}
+    if optimizer.learning_rate is not None:
+        given = request.learning_rate
+        setting = {
+            "learning_rate": optimizer.learning_rate if given is None else given,
+            **setting,
+        }
+    return tuning.Tuning(setting, [], [], [], "", False)
+
+
+def write_outputs(comparison: Comparison) -> None:
+    """Writes metrics.csv, learning_curves.png and report.md for what is finished so far."""
+    request, bench = comparison.request, comparison.bench
+    rows = [
+        row
+        for name, optimizer in comparison.optimizers.items()
+        if name in comparison.curves
+        for row in summary.metric_rows(
+            name,
+            optimizer,
+            comparison.curves[name],
+            bench.dataset.diverged_loss,
+            bench.steps_per_epoch(optimizer),
+        )
+    ]
+    results.write(request.out / "metrics.csv", results.metrics_csv(rows))
+    picture = plots.draw(
+        {
+            name: comparison.curves[name]
+            for name in comparison.optimizers
+            if name in comparison.curves
+        },
+        comparison.optimizers,
+        f"{bench.dataset.name}, {request.seeds} seed{'s' if request.seeds > 1 else ''}",
+        bench.dataset.metric,
+        comparison.target,
+        bench.dataset.diverged_loss,
+        request.x_axis,
+    )
+    results.write(request.out / "learning_curves.png", picture)
+    rounds = max((len(times) for times in comparison.seconds.values()), default=0)
+    parts = {
+        part: getattr(bench.splits, part).shape[1] for part in ("training", "validation", "test")
+    }
+    text = report.markdown(
+        comparison.figures(),
+        bench.dataset,
+        comparison.config,
+        request.command(),
+        comparison.paragraph(),
+        rounds,
+        parts,
+        bench.batch_size,
+    )
+    results.write(request.out / "report.md", text)

@@ -1,0 +1,345 @@
+"""How it is trained: one compiled scan per epoch, all seeds (and settings) as one computation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tritia._compare import datasets, network
+from tritia._compare.datasets import Dataset
+from tritia._compare.optimizers import Optimizer, Problem
+
+Progress = Callable[[], None]
+"""Called after each epoch."""
+
+# How many numbers of features one chunk of an evaluation may gather.
+_CHUNK_ENTRIES = 2**20
+
+
+class Rows(NamedTuple):
+    """The data on the device, shared by all seeds.
+
+    Attributes:
+      inputs: raw features, shape (rows, features).
+      targets: shape (rows,) or (rows, outputs).
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Everything that the optimizers of one comparison share.
+
+    Attributes:
+      dataset: the data.
+      net: the network.
+      rows: the data on the device.
+      splits: a `datasets.Split` whose arrays have a leading axis, one entry per seed.
+      initial: parameters, likewise; the same for every optimizer.
+      seeds: how many.
+      batch_size: rows per minibatch, at most the training rows.
+    """
+
+    dataset: Dataset
+    net: network.Network
+    rows: Rows
+    splits: datasets.Split
+    initial: Any
+    seeds: int
+    batch_size: int
+
+    @property
+    def training_rows(self) -> int:
+        """How many rows one seed trains on."""
+        return self.splits.training.shape[1]
+
+    def first(self, seeds: int) -> Bench:
+        """The same with the first few seeds only."""
+        splits, initial = jax.tree.map(lambda leaf: leaf[:seeds], (self.splits, self.initial))
+        return dataclasses.replace(self, splits=splits, initial=initial, seeds=seeds)
+
+    def steps_per_epoch(self, optimizer: Optimizer) -> int:
+        """How many steps an epoch has; rows that don't fill a batch wait for another epoch."""
+        return 1 if optimizer.full_batch else self.training_rows // self.batch_size
+
+    def batches(self, optimizer: Optimizer, epoch: int) -> np.ndarray:
+        """The minibatches of an epoch: positions among the training rows, shuffled by seed.
+
+        Returns:
+          int32 of shape (seeds, steps, batch); the same for every optimizer that takes minibatches.
+        """
+        if optimizer.full_batch:
+            positions = np.arange(self.training_rows, dtype=np.int32)
+            return np.broadcast_to(positions, (self.seeds, 1, self.training_rows))
+        steps = self.steps_per_epoch(optimizer)
+        return np.stack(
+            [
+                np.random.default_rng((seed, epoch))
+                .permutation(self.training_rows)[: steps * self.batch_size]
+                .reshape(steps, self.batch_size)
+                .astype(np.int32)
+                for seed in range(self.seeds)
+            ]
+        )
+
+
+def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: int | None) -> Bench:
+    """Splits the rows, puts them on the device and initialises the networks.
+
+    Args:
+      dataset: the data.
+      hidden: widths of the hidden layers.
+      seeds: how many; seed s decides the initial weights, the order of the rows and, where the
+        data set leaves it open, which rows train.
+      batch_size: rows in a minibatch; None for the data set's own, 0 for all training rows.
+
+    Returns:
+      The `Bench`.
+    """
+    if dataset.one_split:
+        only = datasets.split(dataset, 0)
+        splits = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (seeds, *leaf.shape)), only)
+    else:
+        each = [datasets.split(dataset, seed) for seed in range(seeds)]
+        splits = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    net = network.build(dataset, hidden)
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    initial = jax.jit(jax.vmap(net.initialise))(keys)
+    training_rows = splits.training.shape[1]
+    wanted = dataset.batch_size if batch_size is None else batch_size or training_rows
+    return Bench(
+        dataset,
+        net,
+        Rows(jnp.asarray(dataset.inputs), jnp.asarray(dataset.targets)),
+        jax.tree.map(jnp.asarray, splits),
+        initial,
+        seeds,
+        min(wanted, training_rows),
+    )
+
+
+class Carry(NamedTuple):
+    """What goes from step to step.
+
+    Attributes:
+      params: the network's.
+      state: the optimizer's.
+    """
+
+    params: Any
+    state: Any
+
+
+class Functions(NamedTuple):
+    """The computation for one seed and one setting; see `functions`.
+
+    Attributes:
+      start: (setting, params) -> carry.
+      epoch: (setting, carry, rows, split, batches) -> carry.
+      evaluate: (carry, rows, split, "training" | "validation" | "test") -> (loss, metric).
+      diagnostics: carry -> dict of scalars.
+    """
+
+    start: Callable[..., Carry]
+    epoch: Callable[..., Carry]
+    evaluate: Callable[..., tuple[jax.Array, jax.Array]]
+    diagnostics: Callable[[Carry], Mapping[str, jax.Array]]
+
+
+def functions(bench: Bench, optimizer: Optimizer) -> Functions:
+    """Writes training with one optimizer as pure functions of one seed and one setting.
+
+    The optimizer is built inside them, from numbers that may be traced: `jax.vmap` over the setting
+    is the sweep, `jax.vmap` over split and params is the seeds.
+
+    Args:
+      bench: what is shared.
+      optimizer: from the registry.
+
+    Returns:
+      The `Functions`.
+    """
+    net, task = bench.net, bench.net.task
+    problem = Problem(bench.training_rows, task, bench.dataset.outputs)
+
+    def transform(setting: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(optimizer.build(setting, problem))
+
+    def start(setting: Any, params: Any) -> Carry:
+        return Carry(params, transform(setting).init(params))
+
+    def epoch(setting: Any, carry: Carry, rows: Rows, split: Any, batches: jax.Array) -> Carry:
+        solver = transform(setting)
+
+        def step(carry: Carry, positions: jax.Array) -> tuple[Carry, None]:
+            inputs, targets = gather(task, rows, split, split.training[positions])
+
+            def loss(params: Any) -> jax.Array:
+                return jnp.mean(network.row_losses(task, net.apply(params, inputs), targets))
+
+            gradients: Any = None
+            extra: dict[str, Any] = {}
+            if optimizer.extra == "examples":
+                extra = {"inputs": inputs, "targets": targets}
+            elif optimizer.extra == "loss":
+                value, gradients = jax.value_and_grad(loss)(carry.params)
+                extra = {"value": value, "grad": gradients, "value_fn": loss}
+            else:
+                gradients = jax.grad(loss)(carry.params)
+                if optimizer.extra == "grad_fn":
+                    extra = {"grad_fn": jax.grad(loss)}
+            updates, state = solver.update(gradients, carry.state, carry.params, **extra)
+            return Carry(optax.apply_updates(carry.params, updates), state), None
+
+        return jax.lax.scan(step, carry, batches)[0]
+
+    def evaluate(carry: Carry, rows: Rows, split: Any, part: str) -> tuple[jax.Array, jax.Array]:
+        params = optimizer.evaluation_params(carry.state, carry.params)
+        numbers = getattr(split, part)
+        count, width = numbers.shape[0], rows.inputs.shape[1]
+        chunk = min(count, max(1, _CHUNK_ENTRIES // width))
+        chunks = math.ceil(count / chunk)
+        padding = (0, chunks * chunk - count)
+        weights = jnp.pad(jnp.ones(count), padding).reshape(chunks, chunk)
+        numbers = jnp.pad(numbers, padding).reshape(chunks, chunk)
+
+        def add(total: network.Sums, piece: Any) -> tuple[network.Sums, None]:
+            inputs, targets = gather(task, rows, split, piece[0])
+            found = network.sums(task, net.apply(params, inputs), targets, piece[1])
+            return jax.tree.map(jnp.add, total, found), None
+
+        width = bench.dataset.outputs if task == "regression" else 1
+        scalar, vector = jnp.zeros(()), jnp.zeros((width,))
+        empty = network.Sums(scalar, scalar, scalar, vector, vector, vector)
+        total, _ = jax.lax.scan(add, empty, (numbers, weights))
+        return network.loss_and_metric(task, total)
+
+    def diagnostics(carry: Carry) -> Mapping[str, jax.Array]:
+        return {} if optimizer.diagnostics is None else optimizer.diagnostics(carry.state)
+
+    return Functions(start, epoch, evaluate, diagnostics)
+
+
+def gather(task: str, rows: Rows, split: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rows of the given numbers, scaled by the split's statistics."""
+    inputs = (rows.inputs[numbers] - split.input_shift) * split.input_scale
+    targets = rows.targets[numbers]
+    if task == "regression":
+        targets = (targets - split.target_shift) * split.target_scale
+    return inputs, targets
+
+
+class Compiled(NamedTuple):
+    """One optimizer's training of all seeds, compiled ahead of time.
+
+    Attributes:
+      carry: the state before the first step, with a leading axis of seeds.
+      epoch: (carry, batches) -> carry.
+      evaluate: carry -> training loss, training metric, test loss, test metric and diagnostics.
+      compile_seconds: what compiling the epoch took.
+    """
+
+    carry: Carry
+    epoch: Callable[[Carry, jax.Array], Carry]
+    evaluate: Callable[[Carry], Any]
+    compile_seconds: float
+
+
+def compile_training(bench: Bench, optimizer: Optimizer, setting: Mapping[str, float]) -> Compiled:
+    """Compiles one optimizer's epoch and evaluation for all seeds together.
+
+    Args:
+      bench: what is shared.
+      optimizer: from the registry.
+      setting: the tuned numbers.
+
+    Returns:
+      The `Compiled` functions.
+    """
+    pure = functions(bench, optimizer)
+    numbers = {name: jnp.float32(value) for name, value in setting.items()}
+    carry = jax.jit(jax.vmap(pure.start, in_axes=(None, 0)))(numbers, bench.initial)
+    batches = jnp.asarray(bench.batches(optimizer, 0))
+
+    began = time.perf_counter()
+    epoch = (
+        jax.jit(jax.vmap(pure.epoch, in_axes=(None, 0, None, 0, 0)))
+        .lower(numbers, carry, bench.rows, bench.splits, batches)
+        .compile()
+    )
+    compile_seconds = time.perf_counter() - began
+
+    @jax.jit
+    def evaluate(carry: Carry, rows: Rows, splits: Any) -> Any:
+        def one(carry: Carry, split: Any) -> Any:
+            training = pure.evaluate(carry, rows, split, "training")
+            test = pure.evaluate(carry, rows, split, "test")
+            return (*training, *test, pure.diagnostics(carry))
+
+        return jax.vmap(one)(carry, splits)
+
+    return Compiled(
+        carry,
+        lambda carry, batches: epoch(numbers, carry, bench.rows, bench.splits, batches),
+        lambda carry: evaluate(carry, bench.rows, bench.splits),
+        compile_seconds,
+    )
+
+
+class Curves(NamedTuple):
+    """Learning curves, one row per seed, one column per epoch; column 0 is before training.
+
+    Attributes:
+      training_loss: over all training rows.
+      training_metric: accuracy or R^2 on the training rows.
+      test_loss: over the test rows.
+      test_metric: accuracy or R^2 on the test rows.
+      diagnostics: the same for what the optimizer says of itself.
+      compile_seconds: what compiling the epoch took.
+    """
+
+    training_loss: np.ndarray
+    training_metric: np.ndarray
+    test_loss: np.ndarray
+    test_metric: np.ndarray
+    diagnostics: Mapping[str, np.ndarray]
+    compile_seconds: float
+
+
+def train(
+    bench: Bench,
+    optimizer: Optimizer,
+    compiled: Compiled,
+    epochs: int,
+    progress: Progress = lambda: None,
+) -> Curves:
+    """Trains all seeds with one optimizer.
+
+    Args:
+      bench: what is shared.
+      optimizer: from the registry.
+      compiled: its compiled training.
+      epochs: how many.
+      progress: called after each.
+
+    Returns:
+      The `Curves`.
+    """
+    carry = compiled.carry
+    found = [jax.device_get(compiled.evaluate(carry))]
+    for epoch in range(epochs):
+        carry = compiled.epoch(carry, jnp.asarray(bench.batches(optimizer, epoch)))
+        found.append(jax.device_get(compiled.evaluate(carry)))
+        progress()
+    columns = jax.tree.map(lambda *values: np.stack(values, axis=1), *found)
+    return Curves(*columns, compile_seconds=compiled.compile_seconds)

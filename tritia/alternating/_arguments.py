@@ -1,0 +1,156 @@
+"""What the solvers' arguments mean: activations and losses by name, inertia by block, the dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tritia._arguments import check_choice, check_number, value_at
+from tritia._trees import compute_dtype
+from tritia.alternating._blocks.activations import ACTIVATIONS, Activation
+from tritia.alternating._blocks.losses import LOSSES, Loss
+from tritia.alternating._full_batch.problem import Inertias
+from tritia.alternating._network import Network
+from tritia.inertia import Inertia
+
+Activations = Activation | tuple[Activation, ...]
+"""One activation for all hidden layers, or one for each."""
+
+
+def resolve_loss(loss: str | Loss) -> Loss:
+    """Returns the loss of a name, or the loss itself.
+
+    Raises:
+      ValueError: the name is unknown.
+      TypeError: neither a name nor a loss.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss must be a name ({', '.join(map(repr, LOSSES))}) or what"
+            f" tritia.alternating.smooth_loss returns; got {loss!r}."
+        )
+    check_choice("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+def resolve_activations(activation: Any, *, invertible: bool) -> Activations:
+    """Returns what `activation` says: a name, an `Activation`, or a sequence of these.
+
+    Args:
+      activation: as the user gave it.
+      invertible: whether the solver needs inverses, as coupling "inequality" does.
+
+    Raises:
+      ValueError: a name is unknown, or an inverse is needed and missing.
+      TypeError: neither names nor activations.
+    """
+
+    def resolve(one: Any) -> Activation:
+        if isinstance(one, str):
+            check_choice("activation", one, ACTIVATIONS)
+            one = ACTIVATIONS[one]
+        if not isinstance(one, Activation):
+            raise TypeError(
+                "activation must be a name, what tritia.alternating.monotone_activation or"
+                f" leaky_relu returns, or a sequence of these; got {one!r}."
+            )
+        if invertible and one.inverse is None:
+            raise ValueError(
+                f"activation is {one.name!r}, which is not monotone: coupling='inequality' needs"
+                " its inverse; use coupling='penalty'."
+            )
+        return one
+
+    if isinstance(activation, Sequence) and not isinstance(activation, str):
+        return tuple(resolve(one) for one in activation)
+    return resolve(activation)
+
+
+def activation_of_each(activations: Activations, network: Network) -> tuple[Activation, ...]:
+    """Returns one activation for each hidden layer of a network.
+
+    Raises:
+      ValueError: another number of activations than hidden layers.
+    """
+    depth = len(network.names)
+    if isinstance(activations, Activation):
+        return (activations,) * (depth - 1)
+    if len(activations) != depth - 1:
+        raise ValueError(
+            f"activation lists {len(activations)} activations, but params has {depth} layers"
+            f" {list(network.names)}: it needs {depth - 1}, one after each layer but the last."
+        )
+    return activations
+
+
+def resolve_inertias(inertia: Any) -> Inertias:
+    """Returns the coefficients of each kind of block: an `Inertia` for all, or a dict of them.
+
+    Raises:
+      ValueError: a key is no kind of block, or a coefficient is not finite.
+      TypeError: neither an `Inertia` nor a dict of them, or a coefficient of the wrong type.
+    """
+    if isinstance(inertia, Inertia):
+        inertias = Inertias(*(inertia,) * len(Inertias._fields))
+    elif isinstance(inertia, Mapping):
+        for kind, value in inertia.items():
+            check_choice("a key of inertia", kind, Inertias._fields)
+            if not isinstance(value, Inertia):
+                raise TypeError(f"inertia[{kind!r}] must be a tritia.Inertia; got {value!r}.")
+        inertias = Inertias(**inertia)
+    else:
+        raise TypeError(
+            f"inertia must be a tritia.Inertia or a dict of them with the keys"
+            f" {', '.join(Inertias._fields)}; got {inertia!r}."
+        )
+    for kind, coefficients in zip(Inertias._fields, inertias, strict=True):
+        for name, value in coefficients._asdict().items():
+            check_number(f"inertia of {kind}: {name}", value)
+    return inertias
+
+
+def inertias_at(inertias: Inertias, count: jax.Array) -> Inertias:
+    """Returns the coefficients at a step, Python numbers as they are.
+
+    One schedule for predict and evaluate gives one value, so that c and e are seen to be one point.
+    """
+
+    def at(kind: Inertia) -> Inertia:
+        predict, correct = value_at(kind.predict, count), value_at(kind.correct, count)
+        same = kind.evaluate is kind.predict
+        return Inertia(predict, predict if same else value_at(kind.evaluate, count), correct)
+
+    return Inertias(*map(at, inertias))
+
+
+def check_row_sharding(sharding: Any) -> None:
+    """Checks a sharding for arrays whose rows are spread over devices.
+
+    Raises:
+      ValueError: its mesh has axes that are not `jax.sharding.AxisType.Auto`.
+      TypeError: neither a sharding nor None.
+    """
+    if sharding is not None and not isinstance(sharding, jax.sharding.Sharding):
+        raise TypeError(f"row_sharding must be a jax.sharding.Sharding or None; got {sharding!r}.")
+    mesh = getattr(sharding, "mesh", None)
+    if any(kind != jax.sharding.AxisType.Auto for kind in getattr(mesh, "axis_types", ())):
+        raise ValueError(
+            f"row_sharding is {sharding}, over a mesh with explicit axes; allowed: a mesh made"
+            " by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+        )
+
+
+def solver_dtype(params: Any) -> Any:
+    """Returns the dtype of the solver: that of the params, float32 at least."""
+    return compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether these are the leafless params that optax.tree.map_params passes to init."""
+    containers = (Mapping, Sequence, type(None))
+    return not jax.tree.leaves(params) and not isinstance(params, containers)

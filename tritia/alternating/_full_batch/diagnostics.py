@@ -1,0 +1,127 @@
+"""What a solver says about its last update."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tritia.alternating._examples import Examples
+from tritia.alternating._full_batch.block_pass import SweepResult
+from tritia.alternating._full_batch.problem import Method, Rejected
+
+
+class Diagnostics(NamedTuple):
+    """How an update of `tritia.tiam` went, for logging.
+
+    Attributes:
+      objective: (), the objective after the update: loss, penalties and weight decay, summed over
+        the rows.
+      loss: (), the loss alone of the output pre-activations, summed over the rows. These are not
+        the network's outputs until every coupling holds.
+      coupling_residual: (L - 1,), the largest :math:`|a_l - h(z_l)|` of each hidden layer.
+      rejected: which share of each block the safeguard put back; see `Rejected`.
+      step_norms: (L,), the Frobenius norm of the change of each kernel.
+      finite: (), bool: whether the objective is finite. NaN in the examples, a class label out of
+        range or a negative weight makes it False.
+      inputs_changed: (), bool: whether any update so far was given other inputs or weights than
+        the first. The state belongs to the first ones.
+    """
+
+    objective: jax.Array
+    loss: jax.Array
+    coupling_residual: jax.Array
+    rejected: Rejected
+    step_norms: jax.Array
+    finite: jax.Array
+    inputs_changed: jax.Array
+
+
+def diagnose(
+    method: Method,
+    result: SweepResult,
+    moved: tuple[jax.Array, ...],
+    examples: Examples,
+    changed: jax.Array,
+) -> Diagnostics:
+    """Returns the diagnostics of a sweep.
+
+    Args:
+      method: holds the activations.
+      result: what the sweep returned.
+      moved: L arrays, how far each kernel has moved.
+      examples: those of the update.
+      changed: (), bool: whether the inputs have changed.
+    """
+    z, a = result.variables.pre_activations, result.variables.activations
+    weights = examples.rows.weights
+    gaps = []
+    for activation, z_layer, a_layer in zip(method.activations, z, a, strict=False):
+        gap = jnp.abs(a_layer - activation.value(z_layer))
+        gaps.append(jnp.max(gap if weights is None else jnp.where(weights > 0, gap, 0)))
+    return Diagnostics(
+        objective=result.objective,
+        loss=result.loss,
+        coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
+        rejected=result.rejected,
+        step_norms=jnp.stack([jnp.linalg.norm(step) for step in moved]),
+        finite=jnp.isfinite(result.objective),
+        inputs_changed=changed,
+    )
+
+
+def no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
+    """Returns the diagnostics of a network of `depth` layers before the first update."""
+
+    def zeros(*shape):
+        return jnp.zeros(shape, dtype)
+
+    return Diagnostics(
+        zeros(),
+        zeros(),
+        zeros(depth - 1),
+        Rejected(zeros(depth), zeros(depth), zeros(depth - 1)),
+        zeros(depth),
+        jnp.ones((), bool),
+        jnp.zeros((), bool),
+    )
+
+
+def diagnostics(state: Any) -> Diagnostics:
+    """Returns what the last update of `tritia.tiam` reported.
+
+    Args:
+      state: the optimizer's state. The solver's own state may sit anywhere in it, such as in
+        `optax.chain`, `optax.inject_hyperparams` or the `opt_state` of an `nnx.Optimizer`.
+
+    Returns:
+      `Diagnostics` of arrays; before the first update zeros, and `finite` True.
+
+    Raises:
+      ValueError: `state` holds no state of `tritia.tiam`, or more than one.
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia
+      >>> params = {"kernel": jnp.zeros((2, 1))}
+      >>> solver = tritia.tiam(3, loss="squared_error")
+      >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([[1.0], [2.0], [3.0]])
+      >>> _, state = solver.update(None, solver.init(params), params, inputs=x, targets=y)
+      >>> bool(tritia.diagnostics(state).finite)
+      True
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Diagnostics))
+        if isinstance(leaf, Diagnostics)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"state holds {len(found)} states of tritia.tiam; diagnostics needs exactly one. Got a"
+            f" state of type {type(state).__name__}."
+        )
+    # Without what the arrays are wrapped in: nnx.Optimizer keeps each in a variable of its own.
+    return jax.tree.unflatten(_STRUCTURE, jax.tree.leaves(found[0]))
+
+
+_STRUCTURE = jax.tree.structure(Diagnostics(0, 0, 0, Rejected(0, 0, 0), 0, 0, 0))  # type: ignore

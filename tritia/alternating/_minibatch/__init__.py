@@ -1,0 +1,1 @@
+"""TIAM on minibatches: block targets, and kernels preconditioned by running Gram matrices."""

@@ -1,0 +1,340 @@
+"""What a Flax user calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import jax
+import optax
+from flax import linen, nnx
+from flax.training.train_state import TrainState
+
+import tritia
+from tritia._arguments import ScalarOrSchedule
+from tritia.alternating import Activation
+from tritia.flax import _perceptron as perceptron
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def grad_fn(
+    model: nnx.Module,
+    loss: Callable[..., Any],
+    *arguments: Any,
+    wrt: Any = nnx.Param,
+    has_aux: bool = False,
+) -> Callable[[Any], Any]:
+    r"""Makes the gradient as a function of params that Runge-Kutta steps ask for.
+
+    .. math::
+
+      w \mapsto \nabla_w \, loss(model_w, \ldots)
+
+    All that is no parameter stays as it is now: every stage sees the same running averages and the
+    same dropout masks, and what a stage changes in them is dropped. Make it before the first
+    gradient is taken, so that this one sees the same masks too.
+
+    Args:
+      model: an NNX module, outside or inside of `nnx.jit`.
+      loss: a function `loss(model, *arguments)` that returns a scalar.
+      *arguments: the minibatch, and whatever else the loss takes.
+      wrt: what is trained, as in `nnx.Optimizer`.
+      has_aux: whether the loss returns (scalar, something else); the latter is dropped.
+
+    Returns:
+      A function from params, as `nnx.Optimizer` hands them on, to gradients of that structure.
+
+    Raises:
+      TypeError: `model` is no NNX module, or `loss` is no function.
+
+    References:
+      `Optax: GradientTransformationExtraArgs
+      <https://optax.readthedocs.io/en/latest/api/transformations.html>`_
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> optimizer = nnx.Optimizer(model, tritia.rk4(0.1), wrt=nnx.Param)
+      >>> def loss(model, x, y):
+      ...   return jnp.mean((model(x) - y) ** 2)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   grad_fn = tritia.flax.grad_fn(model, loss, x, y)
+      ...   grads = nnx.grad(loss)(model, x, y)
+      ...   optimizer.update(model, grads, grad_fn=grad_fn)
+      >>> x, y = jnp.eye(2), jnp.ones((2, 1))
+      >>> for _ in range(100):
+      ...   step(model, optimizer, x, y)
+      >>> bool(loss(model, x, y) < 1e-4)
+      True
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            "model must be an NNX module; with Linen, write the gradient as a function of params:"
+            " jax.grad(lambda params: loss(module.apply({'params': params}, x), y))."
+            f" Got {type(model).__name__}."
+        )
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, ...) to a scalar; got {loss!r}.")
+    structure, _, rest = nnx.split(model, wrt, ...)
+    rest = jax.tree.map(lambda leaf: leaf, rest)  # as it is now: no variables of the model's
+
+    def of_params(params: Any) -> Any:
+        # Variables of this trace, which the loss may change; those of the model stay out of it.
+        own = jax.tree.map(lambda leaf: leaf, rest)
+        result = loss(nnx.merge(structure, params, own), *arguments)
+        return result[0] if has_aux else result
+
+    def gradient(params: Any) -> Any:
+        return jax.grad(of_params)(params)
+
+    return gradient
+
+
+def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
+    r"""Returns a copy of the model that holds the evaluation parameters.
+
+    See `tritia.eval_params`: the model that the loop trains stands at the point where gradients
+    are taken, and the copy at the iterate,
+
+    .. math::
+
+      u + q d = e + (q - p_2) d
+
+    The copy shares nothing with the model that a change could reach: train on with the model, and
+    throw the copy away. Its mode (`train()`, `eval()`) is the model's.
+
+    Args:
+      model: an NNX module, outside or inside of `nnx.jit`.
+      optimizer: its `nnx.Optimizer`, or an optimizer's state that holds one of
+        `tritia.triple_inertia` or `tritia.triple_momentum`.
+      wrt: what is trained; that of the `nnx.Optimizer` where one is passed.
+
+    Returns:
+      The copy.
+
+    Raises:
+      TypeError: `model` is no NNX module.
+      ValueError: the optimizer holds no state of these transforms, or one for other params.
+
+    References:
+      `tritia.eval_params`.
+
+    Examples:
+      >>> import optax, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.0)
+      >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+      >>> def loss(model):
+      ...   return (model.kernel[...] ** 2).sum()
+      >>> for _ in range(2):
+      ...   updates = optimizer.update(model, nnx.grad(loss)(model))
+      >>> evaluated = tritia.flax.eval_model(model, optimizer)
+      >>> bool(loss(evaluated) == loss(model))
+      False
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            "model must be an NNX module; with Linen, call"
+            f" tritia.eval_params(state.opt_state, state.params). Got {type(model).__name__}."
+        )
+    if isinstance(optimizer, nnx.Optimizer):
+        wrt, optimizer = optimizer.wrt, optimizer.opt_state
+    structure, params, rest = nnx.split(model, wrt, ...)
+    params = tritia.eval_params(optimizer, params)
+    # New buffers: an update that donates the model's must not delete the copy's.
+    params, rest = jax.tree.map(lambda leaf: leaf.copy(), (params, rest))
+    return nnx.merge(structure, params, rest)
+
+
+def tiam(
+    model: nnx.Module | linen.Module,
+    num_examples: int,
+    *,
+    params: Any = None,
+    activation: str | Activation | Sequence[str | Activation] | None = None,
+    layer_order: Sequence[str] | None = None,
+    method: Callable[..., optax.GradientTransformationExtraArgs] = tritia.tiam,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes `tritia.tiam` for a Flax multilayer perceptron, whose layers and activations it finds.
+
+    The model must compute
+
+    .. math::
+
+      x \mapsto h_{L-1}(\ldots h_1(x W_1 + b_1) \ldots) W_L + b_L
+
+    Layers are taken in the order in which a call of the model uses them. Activations are the
+    callables between the layers of an `nnx.Sequential` or `linen.Sequential`; of other modules, the
+    one known activation with which this formula gives what the model gives on a few random rows and
+    random params. The same comparison refuses a model that computes something else (a residual
+    connection, dropout, a normalisation, a softmax at the end), which this solver would train for a
+    network that it is not. With both `activation` and `layer_order` given, the model is not called.
+
+    Args:
+      model: an NNX module, or a Linen module, which is called with the inputs alone.
+      num_examples: n, the rows of the training set.
+      params: the params of a Linen module, `module.init(key, x)["params"]`; None with NNX.
+      activation: as in `tritia.tiam`; None finds it.
+      layer_order: as in `tritia.tiam`; None finds it.
+      method: `tritia.tiam`, `tritia.mdlam`, `tritia.dlam` or `tritia.bcd`.
+      **settings: further arguments of `method`.
+
+    Returns:
+      What `method` returns, for `nnx.Optimizer(model, ..., wrt=nnx.Param)`, whose `update(model,
+      None, inputs=x, targets=y)` writes the new params into the model; with a Linen `TrainState`
+      call `tritia.flax.apply_gradients`.
+
+    Raises:
+      ValueError: the model is no multilayer perceptron, or its activation is not found; the message
+        names the layer or says what differs. And what `method` raises.
+      TypeError: `model` is no Flax module.
+
+    References:
+      Yan et al., `A Triple-Inertial Accelerated Alternating Optimization Method for Deep Learning
+      Training <https://arxiv.org/abs/2503.08489>`_, 2025
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...   nnx.Linear(4, 20, rngs=rngs), nnx.relu, nnx.Linear(20, 2, rngs=rngs))
+      >>> x = jax.random.normal(jax.random.key(0), (60, 4))
+      >>> y = (x[:, 0] * x[:, 1] > 0).astype(int)
+      >>> optimizer = nnx.Optimizer(model, tritia.flax.tiam(model, len(x)), wrt=nnx.Param)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   optimizer.update(model, None, inputs=x, targets=y)
+      >>> for _ in range(20):
+      ...   step(model, optimizer, x, y)
+      >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
+      True
+    """
+    found = _found(model, params, activation, layer_order)
+    return method(num_examples, **found, **settings)
+
+
+def stochastic_tiam(
+    model: nnx.Module | linen.Module,
+    learning_rate: ScalarOrSchedule,
+    *,
+    params: Any = None,
+    activation: str | Activation | Sequence[str | Activation] | None = None,
+    layer_order: Sequence[str] | None = None,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes `tritia.stochastic_tiam` for a Flax multilayer perceptron.
+
+    The model must compute what `tritia.flax.tiam` asks for, and its layers and activations are
+    found as it is said there.
+
+    .. math::
+
+      x \mapsto h_{L-1}(\ldots h_1(x W_1 + b_1) \ldots) W_L + b_L
+
+    Args:
+      model: an NNX module, or a Linen module, which is called with the inputs alone.
+      learning_rate: as in `tritia.stochastic_tiam`.
+      params: the params of a Linen module, `module.init(key, x)["params"]`; None with NNX.
+      activation: as in `tritia.stochastic_tiam`; None finds it.
+      layer_order: as in `tritia.stochastic_tiam`; None finds it.
+      **settings: further arguments of `tritia.stochastic_tiam`.
+
+    Returns:
+      The transform, for `nnx.Optimizer(model, ..., wrt=nnx.Param)`, whose `update(model, None,
+      inputs=x, targets=y)` takes any minibatch; with a Linen `TrainState` call
+      `tritia.flax.apply_gradients`.
+
+    Raises:
+      ValueError: as `tritia.flax.tiam`.
+      TypeError: as `tritia.flax.tiam`.
+
+    References:
+      `tritia.stochastic_tiam`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...   nnx.Linear(4, 20, rngs=rngs), nnx.relu, nnx.Linear(20, 2, rngs=rngs))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> y = (x[:, 0] * x[:, 1] > 0).astype(int)
+      >>> solver = tritia.flax.stochastic_tiam(model, 0.3)
+      >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   optimizer.update(model, None, inputs=x, targets=y)
+      >>> for i in range(50):
+      ...   rows = slice(32 * (i % 2), 32 * (i % 2) + 32)
+      ...   step(model, optimizer, x[rows], y[rows])
+      >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
+      True
+    """
+    found = _found(model, params, activation, layer_order)
+    return tritia.stochastic_tiam(learning_rate, **found, **settings)
+
+
+def _found(model: Any, params: Any, activation: Any, layer_order: Any) -> dict[str, Any]:
+    """Returns the layers and activations as arguments of the solvers, looked for where missing."""
+    if activation is None or layer_order is None:
+        found = perceptron.find(model, params, activation, layer_order)
+        activation, layer_order = found.activations, found.layer_order
+    return {"activation": activation, "layer_order": layer_order}
+
+
+def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> TrainState:
+    r"""Steps a Linen `TrainState` with extra arguments for its transform.
+
+    `TrainState.apply_gradients` has no way to pass them on. This is
+
+    .. math::
+
+      w \leftarrow w + update(g, state, w, \ldots)
+
+    Args:
+      state: the `TrainState`.
+      grads: the gradients; None for a transform that takes none, such as `tritia.tiam`.
+      **extra: what the transform's `update` takes: `grad_fn=`, or `inputs=` and `targets=`. Those
+        that are fields of `state`, such as `batch_stats`, replace these instead, as they do in
+        `TrainState.apply_gradients`.
+
+    Returns:
+      The next `TrainState`.
+
+    Raises:
+      ValueError: what the transform raises where an argument is missing.
+
+    References:
+      `Flax: TrainState
+      <https://flax-linen.readthedocs.io/en/latest/api_reference/flax.training/train_state.html>`_
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, tritia, tritia.flax
+      >>> from flax import linen
+      >>> from flax.training.train_state import TrainState
+      >>> module = linen.Dense(2)
+      >>> x, y = jnp.eye(4), jnp.ones((4, 2))
+      >>> params = module.init(jax.random.key(0), x)["params"]
+      >>> state = TrainState.create(apply_fn=module.apply, params=params, tx=tritia.rk4(0.1))
+      >>> @jax.jit
+      ... def step(state, x, y):
+      ...   loss = lambda params: jnp.mean((state.apply_fn({"params": params}, x) - y) ** 2)
+      ...   grads = jax.grad(loss)(state.params)
+      ...   return tritia.flax.apply_gradients(state, grads=grads, grad_fn=jax.grad(loss))
+      >>> state = step(state, x, y)
+      >>> int(state.step)
+      1
+    """
+    optimizer = optax.with_extra_args_support(state.tx)
+    fields = {field.name for field in dataclasses.fields(cast(Any, state))}
+    replaced = {name: extra.pop(name) for name in fields & extra.keys()}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, **replaced)

@@ -1,0 +1,1 @@
+"""Linear multistep methods: schemes with their conditions, and the one-gradient transform."""

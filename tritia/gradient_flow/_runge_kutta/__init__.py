@@ -1,0 +1,1 @@
+"""Runge-Kutta methods: tableaus and Chebyshev schemes, steps of fixed size and adaptive ones."""

@@ -1,0 +1,150 @@
+"""The computation of a sweep: lanes, one for each setting and seed, as one compiled function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import tritia
+from tritia.sweeps._chunks import bytes_of
+from tritia.sweeps._problem import Problem
+
+
+class Carry(NamedTuple):
+    """What a lane takes from step to step.
+
+    Attributes:
+      params: the trained params.
+      rest: what the model holds besides.
+      state: the transform's.
+    """
+
+    params: Any
+    rest: Any
+    state: Any
+
+
+class Plan(NamedTuple):
+    """What is to be run, whatever the settings.
+
+    Attributes:
+      make_transform: from a setting (numbers that are traced) to the transform.
+      problem: what is trained.
+      batch: (key, step, data) -> batch.
+      extra: from a batch to further arguments of `update`.
+      evaluation_params: from (state, params) to the params to evaluate.
+      every: steps between two records.
+    """
+
+    make_transform: Callable[[Any], optax.GradientTransformation]
+    problem: Problem
+    batch: Callable[[Any, Any, Any], Any]
+    extra: Callable[[Any], dict[str, Any]]
+    evaluation_params: Callable[[Any, Any], Any]
+    every: int
+
+
+class Lanes(NamedTuple):
+    """A compiled group of lanes.
+
+    Attributes:
+      start: (settings, keys) -> carry.
+      advance: (carry, settings, keys, step, data) -> carry, (training losses, values), which are
+        arrays (settings, seeds). It takes the carry's buffers for its own.
+      bytes: what the compiler says that `advance` needs, data included.
+    """
+
+    start: Callable[..., Carry]
+    advance: Callable[..., tuple[Carry, tuple[jax.Array, jax.Array]]]
+    bytes: int
+
+
+def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
+    """Returns what one lane starts from."""
+    params, rest = plan.problem.init(key)
+    return Carry(params, rest, plan.make_transform(setting).init(params))
+
+
+def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lanes:
+    """Compiles a group.
+
+    Args:
+      plan: what is to be run.
+      settings: arrays of shape (settings,), by name; only their shapes matter.
+      keys: (seeds,).
+      data: the data of the run; only their shapes matter.
+
+    Returns:
+      The `Lanes`.
+    """
+
+    def over_lanes(function: Callable[..., Any], axes: str) -> Callable[..., Any]:
+        # For each argument: "b"oth, "s"ettings, "k"eys or "-", neither.
+        inner = tuple(0 if axis in "bk" else None for axis in axes)
+        outer = tuple(0 if axis in "bs" else None for axis in axes)
+        return jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer)
+
+    def advance(carry: Carry, setting: Any, key: jax.Array, first: jax.Array, data: Any) -> Any:
+        solver = optax.with_extra_args_support(plan.make_transform(setting))
+        # Settings of one seed start alike and see the same batches.
+        key = jax.random.fold_in(key, 1)
+
+        def step(carry: Carry, number: jax.Array) -> tuple[Carry, jax.Array]:
+            batch = plan.batch(key, number, data)
+
+            def loss(params: Any) -> tuple[jax.Array, Any]:
+                return plan.problem.loss(params, carry.rest, batch)
+
+            (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(carry.params)
+            extra = {
+                "grad_fn": lambda params: jax.grad(loss, has_aux=True)(params)[0],
+                # As the line searches of Optax take the loss.
+                "value": value,
+                "grad": gradients,
+                # They hand it the other arguments, and refuse those that it does not take.
+                "value_fn": lambda params, grad_fn=None: loss(params)[0],
+            } | dict(plan.extra(batch))
+            updates, state = solver.update(gradients, carry.state, carry.params, **extra)
+            return Carry(optax.apply_updates(carry.params, updates), rest, state), value
+
+        carry, losses = jax.lax.scan(step, carry, first + jnp.arange(plan.every))
+        loss = jnp.mean(losses)
+        if plan.problem.evaluate is None:
+            return carry, (loss, loss)
+        value = plan.problem.evaluate(
+            plan.evaluation_params(carry.state, carry.params), carry.rest, data
+        )
+        return carry, (loss, value)
+
+    start_all = jax.jit(over_lanes(functools.partial(start, plan), "sk"))
+    advance_all = jax.jit(over_lanes(advance, "bsk--"), donate_argnums=0)
+    shape = jax.eval_shape(start_all, settings, keys)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = advance_all.lower(shape, settings, keys, step, data).compile()
+    used: Any = compiled.memory_analysis()
+    size = (
+        used.argument_size_in_bytes
+        + used.output_size_in_bytes
+        + used.temp_size_in_bytes
+        - used.alias_size_in_bytes
+    )
+    return Lanes(start_all, compiled, size)
+
+
+def iterate(state: Any, params: Any) -> Any:
+    """Returns the params to evaluate: tritia's iterate, where the transform has one of its own."""
+    is_wrapper = lambda node: isinstance(node, tritia.TripleInertiaState)  # noqa: E731
+    if any(map(is_wrapper, jax.tree.leaves(state, is_leaf=is_wrapper))):
+        return tritia.eval_params(state, params)
+    return params
+
+
+def lane_bytes(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:
+    """Returns how many bytes one lane takes between two steps."""
+    setting = dict.fromkeys(names, jax.ShapeDtypeStruct((), jnp.result_type(float)))
+    return bytes_of(jax.eval_shape(functools.partial(start, plan), setting, keys[0]))
