@@ -67,9 +67,7 @@ def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, s
     "factory",
     [
         tritia.mdlam,
-        functools.partial(
-            tritia.tiam, inertia=tritia.alternating.Inertia(0.5, 0.5, 0.2), weight_step="exact"
-        ),
+        functools.partial(tritia.tiam, inertia=tritia.Inertia(0.5, 0.5, 0.2), weight_step="exact"),
     ],
     ids=["mdlam", "tiam"],
 )

@@ -10,6 +10,7 @@ from flax import linen, nnx
 
 import tritia
 from tritia import sweeps
+from tritia.sweeps import _chunks
 
 CURVATURE = jnp.array([1.0, 10.0, 30.0])
 RATES = [0.001, 0.01, 0.03, 0.05]
@@ -133,11 +134,11 @@ def test_chunks_fit_the_memory_and_change_nothing(seeds):
 
 
 def test_even_chunks():
-    assert sweeps.chunks.evenly(64, 64, 1) == (64, 1)
-    assert sweeps.chunks.evenly(40, 64, 1) == (32, 1)  # not 40 and 24
-    assert sweeps.chunks.evenly(7, 10, 3) == (2, 3)
-    assert sweeps.chunks.evenly(2, 10, 5) == (1, 2)
-    assert [list(piece) for piece in sweeps.chunks.split(5, 2)] == [[0, 1], [2, 3], [4, 4]]
+    assert _chunks.evenly(64, 64, 1) == (64, 1)
+    assert _chunks.evenly(40, 64, 1) == (32, 1)  # not 40 and 24
+    assert _chunks.evenly(7, 10, 3) == (2, 3)
+    assert _chunks.evenly(2, 10, 5) == (1, 2)
+    assert [list(piece) for piece in _chunks.split(5, 2)] == [[0, 1], [2, 3], [4, 4]]
 
 
 @pytest.mark.parametrize("memory", [None, 60_000])
