@@ -8,7 +8,7 @@ Run `python -m benchmarks.scaling [PART...] [--quick] [--out FILE.png]` with any
   rows      an update of TIAM and a step of Adam on all rows, by rows
   width     the same, by the width of the hidden layers
   layers    the same, by layers
-  lanes     a sweep, by settings that train at once
+  sweep     a sweep, by settings that train at once
 
 and it prints Markdown. A slope is that of a straight line through the points on log axes: 1 is
 proportional, less is a cost that does not depend on the size.
@@ -145,10 +145,10 @@ def layers_of_tiam(quick: bool) -> Growth:
     )
 
 
-def lanes(quick: bool) -> Growth:
+def sweep(quick: bool) -> Growth:
     """Sweeps by settings at once."""
     sizes = (1, 4, 16) if quick else (1, 4, 16, 64, 256)
-    times = sweeps.seconds_by_lanes(sizes, hidden=32, steps=50 if quick else 200)
+    times = sweeps.seconds_by_width(sizes, hidden=32, steps=50 if quick else 200)
     return Growth("a sweep", "settings at once", sizes, {"sweep": [t.median for t in times]})
 
 
@@ -159,7 +159,7 @@ PARTS: Mapping[str, Callable[[bool], Growth]] = {
     "rows": rows_of_tiam,
     "width": width_of_tiam,
     "layers": layers_of_tiam,
-    "lanes": lanes,
+    "sweep": sweep,
 }
 
 
