@@ -1,4 +1,4 @@
-"""64 settings at once against 64 one after another, and settings per second against settings at once.
+"""64 settings at once against one after another; settings a second, by how many train at once.
 
     python -m benchmarks.sweeps [--quick]
 

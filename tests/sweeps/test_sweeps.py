@@ -1,4 +1,4 @@
-"""Sweeps: every run is what it would be alone, whatever is beside it and however they are grouped."""
+"""Sweeps: every run is what it would be alone, whatever is beside it, however grouped."""
 
 import chex
 import jax

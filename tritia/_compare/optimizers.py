@@ -19,7 +19,7 @@ Setting = Mapping[str, Number]
 """One point of the sweep: "learning_rate" and the coefficients, by name."""
 
 
-class Problem(NamedTuple):
+class LearningTask(NamedTuple):
     """What an optimizer may need to know when it is built.
 
     Attributes:
@@ -43,7 +43,7 @@ class Optimizer:
 
     Attributes:
       call: what it is called in code, for the report.
-      build: from a setting (numbers that may be traced) and the problem to a transform.
+      build: from a setting (numbers that may be traced) and the task to a transform.
       learning_rate: the middle of the learning rates tried, or None for a method without one.
       coefficients: further numbers to tune: values by name, the default first. They are tuned
         after the learning rate, all combinations of them.
@@ -58,7 +58,7 @@ class Optimizer:
     """
 
     call: str
-    build: Callable[[Setting, Problem], optax.GradientTransformation]
+    build: Callable[[Setting, LearningTask], optax.GradientTransformation]
     learning_rate: float | None
     coefficients: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     gradients_per_step: int = 1
@@ -101,7 +101,7 @@ def _alias(
 ) -> Optimizer:
     """An optimizer that needs a learning rate alone, besides fixed `arguments`."""
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
         return factory(setting["learning_rate"], **arguments)
 
     written = "".join(f", {name}={value!r}" for name, value in arguments.items())
@@ -250,7 +250,7 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
         evaluate: tuple[float, ...],
         correct: tuple[float, ...],
     ) -> Optimizer:
-        def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+        def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
             return tritia.triple_inertia(
                 inner(setting["learning_rate"]),
                 setting["predict"],
@@ -289,9 +289,9 @@ def alternating(**settings: Any) -> Optimizer:
       The optimizer; its diagnostics are written to the metrics.
     """
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
-        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
-        return tritia.tiam(problem.rows, loss=loss, **{**settings, **setting})
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if task.task == "classification" else "squared_error"
+        return tritia.tiam(task.rows, loss=loss, **{**settings, **setting})
 
     def diagnostics(state: Any) -> Mapping[str, jax.Array]:
         report = tritia.diagnostics(state)
@@ -323,8 +323,8 @@ def stochastic_alternating(**settings: Any) -> Optimizer:
       The optimizer; the iterate of its inertia is what is evaluated.
     """
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
-        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if task.task == "classification" else "squared_error"
         return tritia.stochastic_tiam(loss=loss, **{**settings, **setting})
 
     written = "".join(f", {name}={value!r}" for name, value in settings.items())
