@@ -43,7 +43,11 @@ def steps_of(optimizer, problem):
 
 @pytest.mark.parametrize(
     ("factory", "stages"),
-    [(tritia.heun, 2), (tritia.kutta3, 3), (tritia.rk4, 4)],
+    [
+        (tritia.heun, 2),
+        (functools.partial(tritia.runge_kutta, scheme="kutta3"), 3),
+        (tritia.rk4, 4),
+    ],
     ids=["heun", "kutta3", "rk4"],
 )
 def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, stages):
@@ -143,18 +147,21 @@ OTHER = {"w": jnp.ones((4, 2)), "b": jnp.ones(2)}
             (tritia.difference(0.1, steps=4), PARAMS),
             [
                 "1/step_sizes: saved (2,) float32, expected (3,) float32",
-                "1/steps/2/w: saved nothing",
+                "1/displacements/2/w: saved nothing",
             ],
         ),
         (
             (tritia.difference(0.1), PARAMS),
             (tritia.difference(0.1), OTHER),
-            ["0/w: saved (3, 2) float32, expected (4, 2) float32", "1/steps/0/w: saved (3, 2)"],
+            [
+                "0/w: saved (3, 2) float32, expected (4, 2) float32",
+                "1/displacements/0/w: saved (3, 2)",
+            ],
         ),
         (
             (tritia.difference(0.1), PARAMS),
             (tritia.difference(0.1, accumulator_dtype="bfloat16"), PARAMS),
-            ["1/steps/0/b: saved (2,) float32, expected (2,) bfloat16"],
+            ["1/displacements/0/b: saved (2,) float32, expected (2,) bfloat16"],
         ),
         (
             (tritia.rk4(0.1, mode="transparent"), PARAMS),

@@ -216,19 +216,17 @@ def _runge_kutta_optimizers() -> dict[str, Optimizer]:
     def several(alias: Optimizer, stages: int) -> Optimizer:
         return dataclasses.replace(alias, gradients_per_step=stages, extra="grad_fn")
 
-    named = (
-        ("midpoint", tritia.midpoint, 2),
-        ("heun", tritia.heun, 2),
-        ("ralston", tritia.ralston, 2),
-        ("ssp_rk3", tritia.ssp_rk3, 3),
-        ("kutta3", tritia.kutta3, 3),
-        ("rk4", tritia.rk4, 4),
-        ("rk38", tritia.rk38, 4),
-    )
     optimizers = {
         name: several(_alias(f"tritia.{name}", factory, 0.1), stages)
-        for name, factory, stages in named
+        for name, factory, stages in (
+            ("midpoint", tritia.midpoint, 2),
+            ("heun", tritia.heun, 2),
+            ("rk4", tritia.rk4, 4),
+        )
     }
+    for name in ("ralston", "ssp_rk3", "kutta3", "rk38"):
+        alias = _alias("tritia.runge_kutta", tritia.runge_kutta, 0.1, scheme=name)
+        optimizers[name] = several(alias, tritia.TABLEAUS[name].gradients_per_step)
     # A step of five stages is stable up to 24 (order 1) and 8 (order 2) times SGD's.
     for order, learning_rate in ((1, 1.0), (2, 0.3)):
         alias = _alias("tritia.rkc", tritia.rkc, learning_rate, stages=5, order=order)
