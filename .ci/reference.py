@@ -5,6 +5,7 @@ brings formulas through Markdown and HTML unharmed, and shows annotations as the
 `optax.Params`, not the union of nine types behind it.
 """
 
+import functools
 import inspect
 import re
 import sys
@@ -44,7 +45,11 @@ def _prepare(thing):
     """Shields the formulas and annotations of a function, or of a class and its methods."""
     if inspect.isclass(thing) and thing.__module__.startswith("tritia"):
         for member in vars(thing).values():
-            _prepare(getattr(member, "fget", None) or getattr(member, "__func__", member))
+            if isinstance(member, functools.cached_property):
+                _prepare(member.func)
+                member.__doc__ = member.func.__doc__
+            else:
+                _prepare(getattr(member, "fget", None) or getattr(member, "__func__", member))
     elif not inspect.isfunction(thing):
         return
     if thing.__doc__:

@@ -122,7 +122,14 @@ class ChebyshevScheme(Scheme):
         return w0, t / dt if self.order == 1 else dt / ddt
 
     def stability_function(self, z: np.ndarray) -> np.ndarray:
-        """Evaluates R by the recurrence that the steps use, with w = 1 and f(w) = z w / h."""
+        """Evaluates the stability polynomial R by the recurrence that the steps use.
+
+        Args:
+          z: h lambda, a real or complex array of shape (...).
+
+        Returns:
+          An array of shape (...): what a step makes of w = 1 where f(w) = lambda w.
+        """
         z = np.asarray(z)
         older, old = np.zeros_like(z), np.zeros_like(z)
         for mu, nu, mu_slope, gamma_first in self.recurrence:
