@@ -253,13 +253,13 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
         def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
             return tritia.triple_inertia(
                 inner(setting["learning_rate"]),
-                setting["predict"],
-                setting["evaluate"],
-                setting["correct"],
+                predict=setting["predict"],
+                evaluate=setting["evaluate"],
+                correct=setting["correct"],
             )
 
         return Optimizer(
-            f"tritia.triple_inertia({call}(learning_rate), predict, evaluate, correct)",
+            f"tritia.triple_inertia({call}(learning_rate), predict=, evaluate=, correct=)",
             build,
             learning_rate,
             coefficients={"predict": predict, "evaluate": evaluate, "correct": correct},
@@ -294,11 +294,11 @@ def alternating(**settings: Any) -> Optimizer:
         return tritia.tiam(problem.rows, loss=loss, **{**settings, **setting})
 
     def diagnostics(state: Any) -> Mapping[str, jax.Array]:
-        report = tritia.diagnostics(state)
+        report = tritia.tiam_diagnostics(state)
         return {
             "objective": report.objective,
             "coupling_residual": report.coupling_residual.max(initial=0.0),
-            "rejected_weights": report.rejected.weights.mean(),
+            "rejected_weights": report.rejected.kernels.mean(),
             "step_norm": report.step_norms.max(),
         }
 
