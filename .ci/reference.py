@@ -69,6 +69,7 @@ def main(folder):
             # Each thing has one page.
             if package is tritia or thing is not vars(tritia).get(name)
         ]
+        package.__doc__ = _FORMULAS.sub(_shield, inspect.getdoc(package) or "")
         for name in package.__all__:
             _prepare(getattr(package, name))
     tritia.__all__ += ["flax", "sweeps", "alternating"]

@@ -294,7 +294,7 @@ CASES = [
             bad=(
                 ({"num_examples": 0}, ValueError, "num_examples"),
                 ({"coupling": "soft"}, ValueError, "coupling"),
-                ({"sweep": "sideways"}, ValueError, "sweep"),
+                ({"block_order": "sideways"}, ValueError, "block_order"),
                 ({"loss": "hinge"}, ValueError, "loss"),
                 ({"rho": 0.0}, ValueError, "rho"),
                 ({"mu": -1.0}, ValueError, "mu"),

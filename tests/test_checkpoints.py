@@ -71,7 +71,7 @@ def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, s
     "factory",
     [
         tritia.mdlam,
-        functools.partial(tritia.tiam, inertia=tritia.Inertia(0.5, 0.5, 0.2), weight_step="exact"),
+        functools.partial(tritia.tiam, inertia=tritia.Inertia(0.5, 0.5, 0.2), kernel_step="exact"),
     ],
     ids=["mdlam", "tiam"],
 )
@@ -100,7 +100,7 @@ def test_an_nnx_model_and_its_optimizer_go_on(tmp_path):
         model = nnx.Sequential(
             nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Dropout(0.3, rngs=nnx.Rngs(1))
         )
-        solver = tritia.triple_inertia(optax.adam(0.01), 0.5, 0.5, 0.1)
+        solver = tritia.triple_inertia(optax.adam(0.01), predict=0.5, evaluate=0.5, correct=0.1)
         return model, nnx.Optimizer(model, solver, wrt=nnx.Param)
 
     @nnx.jit
@@ -174,12 +174,12 @@ OTHER = {"w": jnp.ones((4, 2)), "b": jnp.ones(2)}
             [f"1/activations/0: saved ({ROWS}, 6) float32, expected ({ROWS + 1}, 6) float32"],
         ),
         (
-            (tritia.tiam(ROWS, weight_step="exact"), LAYERS.params()),
-            (tritia.tiam(ROWS, weight_step="backtracking"), LAYERS.params()),
+            (tritia.tiam(ROWS, kernel_step="exact"), LAYERS.params()),
+            (tritia.tiam(ROWS, kernel_step="backtracking"), LAYERS.params()),
             ["1/tau: saved nothing, expected (2,) float32"],
         ),
     ],
-    ids=["steps", "params", "dtype", "mode", "rows", "weight_step"],
+    ids=["steps", "params", "dtype", "mode", "rows", "kernel_step"],
 )
 def test_another_configuration_is_named(tmp_path, saved, wanted, named):
     (optimizer, params), (other, other_params) = saved, wanted

@@ -14,7 +14,7 @@ strongly convex losses. `eval_params` gives the parameters to validate and save.
 **Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
 minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
 methods it generalises. `stochastic_tiam` does so on minibatches, and `scale_by_input_gram` is its
-weight step on its own, for gradients from anywhere. `diagnostics` says how an update went.
+kernel step on its own, for any gradients. `tiam_diagnostics` reports how an update went.
 
 All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
 gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds as one computation,
@@ -28,12 +28,12 @@ from tritia.alternating import (
     StochasticTiamState as StochasticTiamState,
     TiamState as TiamState,
     bcd as bcd,
-    diagnostics as diagnostics,
     dlam as dlam,
     mdlam as mdlam,
     scale_by_input_gram as scale_by_input_gram,
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
+    tiam_diagnostics as tiam_diagnostics,
 )
 from tritia.gradient_flow import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,

@@ -190,7 +190,7 @@ def test_one_compilation_serves_all_sweeps_of_a_size():
 
 def test_evaluation_is_judged_at_the_iterate():
     def make(setting):
-        return tritia.triple_inertia(optax.sgd(setting["learning_rate"]), 0.5, 0.9, 0.0)
+        return tritia.triple_inertia(optax.sgd(setting["learning_rate"]), predict=0.5, evaluate=0.9)
 
     def evaluate(params, data):
         return -jnp.sum(data * params**2)

@@ -251,13 +251,13 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
         def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
             return tritia.triple_inertia(
                 inner(setting["learning_rate"]),
-                setting["predict"],
-                setting["evaluate"],
-                setting["correct"],
+                predict=setting["predict"],
+                evaluate=setting["evaluate"],
+                correct=setting["correct"],
             )
 
         return Optimizer(
-            f"tritia.triple_inertia({call}(learning_rate), predict, evaluate, correct)",
+            f"tritia.triple_inertia({call}(learning_rate), predict=, evaluate=, correct=)",
             build,
             learning_rate,
             coefficients={"predict": predict, "evaluate": evaluate, "correct": correct},
@@ -292,11 +292,11 @@ def alternating(**settings: Any) -> Optimizer:
         return tritia.tiam(task.rows, loss=loss, **{**settings, **setting})
 
     def diagnostics(state: Any) -> Mapping[str, jax.Array]:
-        report = tritia.diagnostics(state)
+        report = tritia.tiam_diagnostics(state)
         return {
             "objective": report.objective,
             "coupling_residual": report.coupling_residual.max(initial=0.0),
-            "rejected_weights": report.rejected.weights.mean(),
+            "rejected_weights": report.rejected.kernels.mean(),
             "step_norm": report.step_norms.max(),
         }
 
