@@ -116,6 +116,7 @@ class Case:
     multi_steps: bool = True  # works inside optax.MultiSteps
     keeps_shardings: bool = True  # by itself; if not, where jit is told the state's shardings
     wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
+    alias: bool = False  # another case runs the same code: only its arguments are tested
 
     def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the transform, with some numbers replaced."""
@@ -170,7 +171,7 @@ CASES = [
         tritia.adams_bashforth,
         RATE,
         {"order": 2},
-        wide_memory=False,
+        alias=True,
         bad=(
             BAD_RATE,
             BAD_DTYPE,
@@ -179,13 +180,19 @@ CASES = [
         ),
     ),
     Case(
-        "bdf2", tritia.bdf, RATE, {"order": 2}, bad=(BAD_RATE, ({"order": 0}, ValueError, "order"))
+        "bdf2",
+        tritia.bdf,
+        RATE,
+        {"order": 2},
+        alias=True,
+        bad=(BAD_RATE, ({"order": 0}, ValueError, "order")),
     ),
     Case(
         "difference23",
         tritia.difference,
         RATE,
         {"order": 2, "steps": 3},
+        alias=True,
         bad=(BAD_RATE, ({"steps": 2}, ValueError, "steps"), ({"order": None}, TypeError, "order")),
     ),
     Case("difference36", tritia.difference, RATE, {"order": 3, "steps": 6}),
@@ -198,6 +205,7 @@ CASES = [
             problem=TREE_WITH_GRAD_FN,
             bad=bad,
             masked=False,
+            alias=name == "rk4",
         )
         for name, factory, static, bad in (
             ("rk4", tritia.rk4, {}, (BAD_RATE, BAD_MODE, BAD_PRECONDITIONER)),
@@ -222,6 +230,7 @@ CASES = [
             RATE,
             {"mode": "transparent", **static},
             wide_memory=False,  # between steps it keeps nothing
+            alias=name == "heun",  # the case with a preconditioner has its memory, and more
         )
         for name, factory, static in (
             # One for each way to use the memory between stages: none, a slope, a slope and then a

@@ -15,9 +15,21 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import tritia
 from benchmarks import programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_compilation_cache():
+    """A program that is read from it does not know all that is counted here."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # the setting is read once
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
 
 PARAMS = {"kernel": jnp.ones((64, 48)), "more": [jnp.ones(256), jnp.ones((32, 64))]}
 

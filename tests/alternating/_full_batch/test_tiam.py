@@ -251,6 +251,7 @@ def test_history_is_kept_only_where_it_is_read():
     assert len(both.activation_displacements) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64])
 def test_dtypes(dtype, x64):
     x, y = make_data()
@@ -529,6 +530,7 @@ def test_row_sharding_over_explicit_axes_is_refused():
         tritia.tiam(N, row_sharding=rows)
 
 
+@pytest.mark.slow
 def test_row_sharding():
     assert len(jax.devices()) >= 2  # tests/conftest.py asks for two
     x, y = make_data()
