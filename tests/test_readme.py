@@ -4,6 +4,7 @@ import doctest
 import pathlib
 import re
 
+import optax
 import pytest
 
 import tritia
@@ -20,13 +21,10 @@ def test_the_examples_run_in_order():
     first, *others = _blocks("python")
     exec(compile(first, str(README), "exec"), names)
     assert float(names["loss"](names["params"])) < 1e-3
-    before = names["loss"]
     for block in others:
         exec(compile(block, str(README), "exec"), names)
-    assert names["loss"] is not before  # that of the Flax model, which TIAM has trained
-    assert float(names["loss"](names["model"], names["x"], names["y"])) < 0.45  # log 2 untrained
-    assert names["result"].losses.shape[:2] == (4, 3)
-    assert names["result"].losses[:, :, -1].max() < names["result"].losses[:, :, 0].min()
+    loss = optax.softmax_cross_entropy_with_integer_labels(names["model"](names["x"]), names["y"])
+    assert float(loss.mean()) < 0.45  # log 2 untrained
 
 
 def test_the_session_prints_what_is_shown():
