@@ -309,6 +309,10 @@ DESCRIPTIONS: dict[str, str] = {
 def _folder(name: str, data_dir: Path | None, source: str) -> Path:
     if data_dir is None:
         raise UsageError(f"{name} needs --data-dir, the folder that holds its files: {source}")
-    if not data_dir.is_dir():
+    try:
+        found = data_dir.is_dir()
+    except OSError:  # a name that is too long, say
+        found = False
+    if not found:
         raise UsageError(f"--data-dir {data_dir} is not a folder; for {name} it holds: {source}")
     return data_dir
