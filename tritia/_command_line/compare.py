@@ -12,7 +12,7 @@ from rich.text import Text
 from tritia._command_line import interrupt
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
-from tritia._command_line.screen import complain, printable
+from tritia._command_line.screen import complain, output, printable
 from tritia._command_line.tables import show
 from tritia._compare import experiment, folder, report
 from tritia._compare.datasets import DATASETS, DESCRIPTIONS
@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
       UsageError: the request can't be carried out; one line says why.
     """
     if arguments.list:
-        return _list()
+        with output():
+            _list()
+        return 0
     request = _request(arguments)
     interrupt.say(lambda: f"tritia compare: {_interrupted(request, None)}")
     try:
@@ -65,7 +67,7 @@ def _compare(request: Request) -> int:
     return 0
 
 
-def _list() -> int:
+def _list() -> None:
     for title, entries in (
         ("Data sets", DESCRIPTIONS),
         ("Optimizers of tritia", {n: o.call for n, o in OPTIMIZERS.items() if o.ours}),
@@ -74,7 +76,6 @@ def _list() -> int:
         print(title)
         for name, words in entries.items():
             print(f"  {name:28}{words}")
-    return 0
 
 
 def _request(arguments: argparse.Namespace) -> Request:

@@ -37,28 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command = "tritia"
     try:
-        arguments = _parse(argv)
-        code = 0
-        if arguments is not None:
-            command = f"tritia {arguments.subcommand}"
-            _require_extra()
-            with _one_blas_thread():
-                code = _run(arguments)
-        screen.flush()
-        return code
+        with screen.output():
+            arguments = _parse(argv)
+        if arguments is None:  # --help and --version have been printed
+            return 0
+        command = f"tritia {arguments.subcommand}"
+        _require_extra()
+        with _one_blas_thread():
+            return _run(arguments)
     except ParseError as error:
         screen.complain(error.command, error)
         return 2
     except UsageError as error:
         screen.complain(command, error)
         return 2
-    except BrokenPipeError:  # as of `tritia compare --list | head -1`
-        screen.forget_output()
-        return 0
-    except OSError as error:
-        screen.forget_output()
-        screen.complain(command, f"cannot print ({error.strerror or error})")
-        return 1
     except KeyboardInterrupt:
         screen.complain(command, "interrupted before anything was started")
         return 130
@@ -76,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from tritia._command_line import sweep
 
         return sweep.run(arguments)
-    except (UsageError, BrokenPipeError):
+    except UsageError:
         raise
     except Exception as error:
         return failures.report_failure(f"tritia {arguments.subcommand}", None, error)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+
+from tritia._compare.errors import UsageError
 
 _MOST = 1000
 
@@ -26,13 +29,27 @@ def complain(command: str, message: object) -> None:
         print(f"{command}: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def flush() -> None:
-    """Flushes standard output, where there is one."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+@contextlib.contextmanager
+def output() -> Iterator[None]:
+    """Wraps what prints on standard output.
+
+    Where a pipe is closed, whoever reads it has read enough, and results are on disk.
+
+    Raises:
+      UsageError: it takes nothing, like a disk that is full.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+    except OSError as error:
+        _forget_output()
+        raise UsageError(f"cannot print ({error.strerror or error})") from None
 
 
-def forget_output() -> None:
-    """Sends what is still to be printed nowhere, after a pipe has been closed."""
+def _forget_output() -> None:
+    """Sends what is still to be printed nowhere."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

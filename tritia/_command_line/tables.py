@@ -8,16 +8,13 @@ from tritia._command_line import screen
 
 
 def show(*parts: RenderableType) -> None:
-    """Prints tables and paragraphs on standard output, wide where it is no terminal.
-
-    Whoever reads it may have read enough: the results are on disk.
-    """
+    """Prints tables and paragraphs, wide where there is no terminal that would break the lines."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=170)
-    try:
-        for part in parts:
-            console.print(part)
-        screen.flush()
-    except (BrokenPipeError, SystemExit):  # Rich turns the one into the other
-        screen.forget_output()
+    with screen.output():
+        try:
+            for part in parts:
+                console.print(part)
+        except SystemExit:  # what Rich makes of a closed pipe
+            raise BrokenPipeError from None
