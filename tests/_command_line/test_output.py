@@ -1,8 +1,10 @@
 """What is printed: no commands to the terminal, no traceback where nobody reads."""
 
 import os
+import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,6 +16,18 @@ from tritia._command_line.main import main
 def run(arguments, **options):
     command = [sys.executable, "-m", "tritia", *arguments]
     return subprocess.run(command, stderr=subprocess.PIPE, timeout=120, check=False, **options)
+
+
+def test_the_script_starts_where_ctrl_c_is_in_hand():
+    project = pathlib.Path(__file__).parents[2] / "pyproject.toml"
+    settings = tomllib.loads(project.read_text())
+    assert settings["project"]["scripts"] == {"tritia": "_tritia_command:main"}
+    assert (
+        "_tritia_command.py"
+        in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    )
+    code = "import sys, _tritia_command; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("arguments", [["compare", "--list"], ["compare", "--help"]])

@@ -132,11 +132,12 @@ def hold(folder: Path) -> Iterator[None]:
       UsageError: the folder can't be written, or another process holds it.
     """
     made = not os.path.lexists(folder)
-    lock = None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
+            stack.enter_context(_locked(folder))
+            _held.append((folder, made))
+            stack.callback(_let_go, folder, made)
             probe = folder / f".writable.{os.getpid()}"
             write(probe, _PROBE)
             probe.unlink()
@@ -144,15 +145,7 @@ def hold(folder: Path) -> Iterator[None]:
             raise UsageError(
                 f"cannot write to --out {folder} ({error.strerror or error}); choose another folder"
             ) from None
-        _held.append((folder, made))
-        try:
-            yield
-        finally:
-            _held.remove((folder, made))
-    finally:
-        if lock is not None:
-            _tidy(folder, made)
-            lock.close()
+        yield
 
 
 _held: list[tuple[Path, bool]] = []
@@ -164,17 +157,30 @@ def tidy_held() -> None:
         _tidy(folder, made)
 
 
+def _let_go(folder: Path, made: bool) -> None:
+    _held.remove((folder, made))
+    _tidy(folder, made)
+
+
 def _tidy(folder: Path, made: bool) -> None:
     with contextlib.suppress(OSError):
-        (folder / LOCK).unlink()
+        (folder / LOCK).unlink(missing_ok=True)
         if made:
-            folder.rmdir()
+            folder.rmdir()  # which only removes it where it is empty
 
 
-def _lock(folder: Path) -> TextIO | None:
-    """Locks the folder; raises UsageError where another process has."""
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; raises UsageError where another process does."""
     if fcntl is None:
-        return None
+        yield
+        return
+    with _open_lock(folder):
+        yield
+
+
+def _open_lock(folder: Path) -> TextIO:
+    assert fcntl is not None
     while True:
         file = (folder / LOCK).open("a+")
         try:
