@@ -56,6 +56,10 @@ BOTH = [
     (["--dataset", "[/x]"], "'[/x]'"),
     (["more"], "unrecognized arguments: more"),
     (["--seeds"], "expected one argument"),
+    (["--seeds=--"], "argument --seeds: expected one argument"),
+    (["--out=--"], "argument --out: expected one argument"),
+    (["--dataset=--"], "argument --dataset: expected one argument"),
+    (["--", "wine"], "unrecognized arguments: "),
 ]
 
 

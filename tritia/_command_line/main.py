@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 
 import tritia
@@ -108,13 +109,17 @@ def _parser() -> Parser:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace | None:
     parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments, unknown = parser.parse_known_args(argv)
+        arguments, unknown = parser.parse_known_args(words)
     except SystemExit:
         return None
+    command = " ".join(filter(None, ("tritia", arguments.subcommand)))
     if unknown:
-        command = " ".join(filter(None, ("tritia", arguments.subcommand)))
         raise ParseError(f"unrecognized arguments: {' '.join(unknown)}", command)
+    for word in words:
+        if word.endswith("=--"):  # argparse takes -- away, and leaves an empty list
+            raise ParseError(f"argument {word[:-3]}: expected one argument, got --", command)
     if arguments.subcommand is None:
         parser.print_help()
         return None

@@ -59,11 +59,11 @@ def build(dataset: Dataset, hidden: Sequence[int], copies: int) -> PureNetwork:
       hidden: the widths of the hidden layers.
       copies: how many are to be trained at once, at least.
 
-    Raises:
-      UsageError: the memory does not hold the weights.
-
     Returns:
       The `PureNetwork`.
+
+    Raises:
+      UsageError: the memory does not hold the weights.
     """
     sizes = (dataset.inputs.shape[1], *hidden, dataset.outputs)
     weights = sum((before + 1) * after for before, after in itertools.pairwise(sizes))
