@@ -282,6 +282,7 @@ def test_a_damaged_result_is_named_and_its_deletion_helps(
         assert (out / "metrics.csv").read_bytes() == (compared / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_kind_of_damage_is_refused(compared, tmp_path, capsys, nothing_may_be_trained):
     names = ("config.json", "finished/sgd.json", "timing.json")
     for name, change in [*((name, text) for name in names for text in ANY), *SPECIFIC]:

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from tests._compare.files import write_cora
-from tritia._command_line import failures, screen
+from tritia._command_line import failures, screen, tables
 from tritia._command_line.main import main
 
 
@@ -46,6 +46,34 @@ def test_an_output_that_takes_nothing_is_said():
     assert done.stderr == b"tritia compare: cannot print (No space left on device)\n"
 
 
+class Closed:
+    """A standard output whose reader has gone."""
+
+    encoding = "utf-8"
+
+    def __init__(self, path):
+        self.file = path.open("w")
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+
+def test_a_table_that_nobody_reads_is_no_failure(tmp_path, monkeypatch):
+    stdout = Closed(tmp_path / "stdout")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    tables.show("one", "two")
+    os.close(os.dup(stdout.fileno()))  # it is still open: on nothing
+    stdout.file.close()
+    assert (tmp_path / "stdout").read_text() == ""
+
+
+@pytest.mark.slow
 def test_results_are_kept_where_nobody_reads_the_table(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
