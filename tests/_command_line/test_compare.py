@@ -187,15 +187,18 @@ def test_other_data_and_other_versions_in_the_same_folder_are_refused(tmp_path):
         "versions": {"jax": "1"},
         "device": "cpu",
     }
-    assert not folder.open_folder(tmp_path, config, results.OUTPUTS)
-    assert folder.open_folder(tmp_path, config, results.OUTPUTS)
+    assert not folder.holds_results(tmp_path, config, results.OUTPUTS)
+    folder.write_json(tmp_path / folder.CONFIG, config)
+    assert not folder.holds_results(tmp_path, config, results.OUTPUTS)  # there is no result yet
+    (tmp_path / results.TIMING).write_text("{}")
+    assert folder.holds_results(tmp_path, config, results.OUTPUTS)
     for key, value, words in (
         ("dataset", {"name": "wine", "sha256": "b"}, "other data"),
         ("versions", {"jax": "2"}, "made with jax 1, this is 2"),
         ("device", "gpu", "made with device cpu"),
     ):
         with pytest.raises(UsageError, match=words):
-            folder.open_folder(tmp_path, {**config, key: value}, results.OUTPUTS)
+            folder.holds_results(tmp_path, {**config, key: value}, results.OUTPUTS)
 
 
 def test_a_folder_with_somebody_elses_files_is_left_alone(tmp_path, capsys):
@@ -261,7 +264,7 @@ def test_a_damaged_result_is_named(quick, capsys, tmp_path):
 
     out = shutil.copytree(quick, tmp_path / "out")
     (out / "finished" / "sgd.json").write_text('{"tuning": ')
-    assert "sgd.json cannot be read" in refused(capsys, [*QUICK, "--out", str(out)])
+    assert "sgd.json is damaged" in refused(capsys, [*QUICK, "--out", str(out)])
 
 
 def test_a_missing_extra_says_what_to_install(capsys, monkeypatch):

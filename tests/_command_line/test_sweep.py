@@ -66,7 +66,7 @@ def test_draws_of_several_numbers_with_halving(tmp_path):
         (["--draw", "learning_rate=log:0:1"], ["0 < low"]),
         (["--grid", "learning_rate=1", "--draw", "learning_rate=0:1"], ["twice"]),
         (["--grid", "learning_rate=1", "--count", "3"], ["--count goes with --draw"]),
-        (["--memory", "much"], ["'MUCH' is not a number"]),
+        (["--memory", "much"], ["'much' is not a size"]),
         (["--memory", "1KB"], ["--memory", "one setting with one seed"]),
         (["--halving"], ["--epochs", "need 9 at least"]),
         (["--epochs", "two"], ["'two' is not a whole number"]),

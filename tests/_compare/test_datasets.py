@@ -2,8 +2,11 @@
 
 import gzip
 import io
+import os
 import pickle
 import shutil
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import scipy.sparse
 import sklearn.datasets
 
 from tests._compare.files import cora_parts, write_cora, write_idx, write_mnist, write_pickle
-from tritia._compare import datasets, planetoid
+from tritia._compare import array_pickle, datasets
 from tritia._compare.errors import UsageError
 
 
@@ -189,7 +192,7 @@ def test_csr_indices_out_of_range_are_refused(tmp_path):
     matrix = scipy.sparse.csr_matrix(parts.features[parts.order])
     matrix.indices = matrix.indices + 1000
     write_pickle(tmp_path / "ind.cora.tx", matrix)
-    with pytest.raises(UsageError, match=r"ind\.cora\.tx does not hold a valid CSR matrix"):
+    with pytest.raises(UsageError, match=r"ind\.cora\.tx: not a valid CSR matrix"):
         datasets.DATASETS["cora"](tmp_path)
 
 
@@ -214,7 +217,7 @@ def _far_citation(folder, parts):
         ),
         (
             lambda folder, parts: write_pickle(folder / "ind.cora.y", [1, 2]),
-            "does not hold a matrix of labels",
+            "it is not an array",
         ),
     ],
 )
@@ -248,4 +251,109 @@ def test_a_missing_folder_says_where_the_files_come_from(tmp_path, name):
 )
 def test_the_unpickler_admits_no_other_name(module, name):
     with pytest.raises(UsageError, match=f"refused, it asks for {module}.{name}"):
-        planetoid._PlanetoidUnpickler(io.BytesIO()).find_class(module, name)
+        array_pickle.Unpickler(io.BytesIO()).find_class(module, name)
+
+
+def _grow_without_end(folder):
+    content = gzip.decompress((folder / "train-images-idx3-ubyte.gz").read_bytes())
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content + bytes(2**28), 1))
+
+
+def _announce(*shape):
+    def damage(folder):
+        header = bytes([0, 0, 0x08, 3]) + struct.pack(">3I", *shape)
+        path = folder / "train-images-idx3-ubyte.gz"
+        path.write_bytes(gzip.compress(header + bytes(960)))
+
+    return damage
+
+
+def _pipe(folder):
+    (folder / "train-images-idx3-ubyte.gz").unlink()
+    os.mkfifo(folder / "train-images-idx3-ubyte.gz")
+
+
+def _endless(folder):
+    (folder / "train-images-idx3-ubyte.gz").unlink()
+    (folder / "train-images-idx3-ubyte.gz").symlink_to("/dev/zero")
+
+
+def _directory(folder):
+    (folder / "train-images-idx3-ubyte.gz").unlink()
+    (folder / "train-images-idx3-ubyte.gz").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_grow_without_end, "announces 960 bytes of shape .*, it holds more"),
+        (_announce(60, 0, 0), r"announces 0 bytes of shape \(60, 0, 0\)"),
+        (_announce(2**31, 2**10, 2**10), "announces 2251799813685248 bytes"),
+        (_announce(60, 4, 5), "it holds 960"),
+        (_pipe, "is not a regular file"),
+        (_endless, "is not a regular file"),
+        (_directory, "is not a regular file|cannot be opened"),
+    ],
+)
+def test_no_file_is_read_beyond_what_it_announces(tmp_path, damage, message):
+    write_mnist(tmp_path)
+    damage(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=message):
+        datasets.DATASETS["mnist"](tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", ["x", "graph", "test.index"])
+def test_cora_is_read_from_regular_files_only(tmp_path, part):
+    write_cora(tmp_path)
+    (tmp_path / f"ind.cora.{part}").unlink()
+    os.mkfifo(tmp_path / f"ind.cora.{part}")
+    with pytest.raises(UsageError, match=f"ind.cora.{part} is not a regular file"):
+        datasets.DATASETS["cora"](tmp_path)
+
+
+def test_a_class_with_a_single_row_is_named(tmp_path):
+    write_mnist(tmp_path)
+    labels = np.arange(60) % 9
+    labels[7] = 9
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
+    dataset = datasets.DATASETS["mnist"](tmp_path)
+    with pytest.raises(UsageError, match="class 9 of mnist has a single row"):
+        datasets.split(dataset, 0)
+
+
+def test_too_few_rows_to_divide_are_refused(tmp_path):
+    write_mnist(tmp_path, training=20)
+    with pytest.raises(UsageError, match="rows of mnist cannot be divided"):
+        datasets.split(datasets.DATASETS["mnist"](tmp_path), 0)
+
+
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(field, bad):
+    dataset = datasets.DATASETS["diabetes"](None)
+    changed = getattr(dataset, field).copy()
+    changed[17, 0] = bad
+    what = {"inputs": "features", "targets": "targets"}[field]
+    with pytest.raises(UsageError, match=f"{what} of diabetes are not finite .* first in row 17"):
+        datasets.Dataset(**{**vars(dataset), field: changed})
+
+
+def test_features_of_cora_that_are_not_finite_are_refused(tmp_path):
+    parts = cora_parts()
+    parts.features[3, 0] = np.nan
+    write_cora(tmp_path, parts)
+    with pytest.raises(UsageError, match="features of cora are not finite"):
+        datasets.DATASETS["cora"](tmp_path)
+
+
+def test_a_sparse_file_cannot_ask_for_a_huge_table(tmp_path):
+    parts = write_cora(tmp_path)
+    matrix = scipy.sparse.csr_matrix(
+        (np.ones(1), ([0], [0])), shape=(len(parts.order), 2_000_000_000)
+    )
+    write_pickle(tmp_path / "ind.cora.tx", matrix)
+    with pytest.raises(UsageError, match="it has 2000000000 columns"):
+        datasets.DATASETS["cora"](tmp_path)

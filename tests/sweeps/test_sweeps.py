@@ -351,6 +351,8 @@ def test_draws():
         (lambda: sweeps.draw(2), ValueError, "draw needs"),
         (lambda: sweeps.log_uniform(0, 1), ValueError, "0 < low"),
         (lambda: sweeps.uniform(1, 1), ValueError, "low < high"),
+        (lambda: sweeps.uniform(-1e308, 1e308), ValueError, "low < high"),
+        (lambda: sweeps.uniform(0, float("nan")), ValueError, "low < high"),
         (lambda: sweeps.choice([]), ValueError, "choice needs"),
         (lambda: sweeps.minibatches(0), ValueError, "size is 0"),
         (lambda: quadratic_sweep(steps=0), ValueError, "steps is 0"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from tritia._command_line import interrupt
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
-from tritia._compare import experiment, report
+from tritia._command_line.screen import complain, output, printable
+from tritia._command_line.tables import show
+from tritia._compare import experiment, folder, report
 from tritia._compare.datasets import DATASETS, DESCRIPTIONS
 from tritia._compare.errors import UsageError
 from tritia._compare.experiment import Comparison, Request
@@ -31,30 +34,40 @@ def run(arguments: argparse.Namespace) -> int:
       UsageError: the request can't be carried out; one line says why.
     """
     if arguments.list:
-        return _list()
+        with output():
+            _list()
+        return 0
     request = _request(arguments)
+    interrupt.say(lambda: f"tritia compare: {_interrupted(request, None)}")
+    try:
+        with folder.hold(request.out):
+            return _compare(request)
+    except UsageError:
+        raise
+    except Exception as error:
+        return report_failure("tritia compare", request.out, error)
+
+
+def _compare(request: Request) -> int:
     screen = Console(stderr=True)
     comparison = None
     try:
         with screen.status("loading data and initialising networks"):
             comparison = experiment.prepare(request, command(request))
+        interrupt.say(lambda: f"tritia compare: {_interrupted(request, comparison)}")
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
                 screen.print(_resumed(comparison), highlight=False, markup=False)
             _train(comparison, screen)
     except KeyboardInterrupt:
-        print(f"tritia compare: {_interrupted(request, comparison)}", file=sys.stderr)
+        complain("tritia compare", _interrupted(request, comparison))
         return 130
-    except UsageError:
-        raise
-    except Exception as error:
-        return report_failure("tritia compare", request.out, error)
     _show(comparison)
     return 0
 
 
-def _list() -> int:
+def _list() -> None:
     for title, entries in (
         ("Data sets", DESCRIPTIONS),
         ("Optimizers of tritia", {n: o.call for n, o in OPTIMIZERS.items() if o.ours}),
@@ -63,7 +76,6 @@ def _list() -> int:
         print(title)
         for name, words in entries.items():
             print(f"  {name:28}{words}")
-    return 0
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -116,7 +128,7 @@ def _finished(comparison: Comparison) -> str:
 def _resumed(comparison: Comparison) -> str:
     left = len(comparison.optimizers) - len(comparison.curves)
     what = "all of it is there" if left == 0 else f"{left} still to train"
-    return f"Going on with {comparison.request.out}: {_finished(comparison)}; {what}."
+    return f"Going on with {printable(comparison.request.out)}: {_finished(comparison)}; {what}."
 
 
 def _interrupted(request: Request, comparison: Comparison | None) -> str:
@@ -125,26 +137,21 @@ def _interrupted(request: Request, comparison: Comparison | None) -> str:
 
 
 def _show(comparison: Comparison) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=170)
     request = comparison.request
     heads, rows = report.table(
         comparison.figures(), comparison.bench.dataset, request.seeds, comparison.target
     )
-    title = (
-        f"{request.dataset}, {report.count(request.seeds, 'seed')},"
-        f" {report.count(request.epochs, 'epoch')}"
-    )
+    seeds = report.count(request.seeds, "seed")
+    title = f"{request.dataset}, {seeds}, {report.count(request.epochs, 'epoch')}"
     table = Table(title=title, title_style="bold")
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
-    console.print(report.LEGEND, style="dim", markup=False)
-    console.print()
-    console.print(comparison.sentences(), markup=False)
-    console.print()
     outputs = "report.md, metrics.csv, learning_curves.png, config.json"
-    console.print(f"In {request.out}: {outputs}.", style="dim", markup=False)
+    show(
+        table,
+        Text(f"{report.LEGEND}\n", style="dim"),
+        Text(f"{comparison.sentences()}\n"),
+        Text(f"In {printable(request.out)}: {outputs}.", style="dim"),
+    )

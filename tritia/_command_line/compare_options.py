@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritia._command_line import parsing
@@ -43,8 +42,8 @@ def add(commands: Any) -> None:
         type=parsing.names,
         help="optimizers to compare (see --list)",
     )
-    arg("--seeds", metavar="N", type=parsing.count, help="random initialisations (default 5)")
-    arg("--epochs", metavar="N", type=parsing.count, help="epochs to train for (default 20)")
+    arg("--seeds", metavar="N", type=parsing.seeds, help="random initialisations (default 5)")
+    arg("--epochs", metavar="N", type=parsing.epochs, help="epochs to train for (default 20)")
     arg("--hidden", metavar="A,B,...", type=parsing.widths, help="hidden layers (default 100,100)")
     arg(
         "--batch-size",
@@ -52,7 +51,12 @@ def add(commands: Any) -> None:
         type=parsing.batch_size,
         help="rows in a minibatch, or full (default: the data set's own)",
     )
-    arg("--data-dir", metavar="DIR", type=Path, help="where the files of mnist or cora are")
+    arg(
+        "--data-dir",
+        metavar="DIR",
+        type=parsing.folder,
+        help="where the files of mnist or cora are",
+    )
     arg(
         "--no-tune",
         dest="tune",
@@ -74,10 +78,15 @@ def add(commands: Any) -> None:
     arg(
         "--target",
         metavar="X",
-        type=parsing.finite_number,
+        type=parsing.target,
         help="the test accuracy or R^2 of 'epochs to target' (default: the data set's own)",
     )
-    arg("--out", metavar="DIR", type=Path, help="folder of results (default tritia-compare/NAME)")
+    arg(
+        "--out",
+        metavar="DIR",
+        type=parsing.folder,
+        help="folder of results (default tritia-compare/NAME)",
+    )
 
 
 def command(request: Request) -> str:

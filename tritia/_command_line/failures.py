@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
+import os
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from tritia._command_line.screen import complain
 from tritia._compare.folder import LOG
 
 
@@ -27,15 +29,39 @@ def keep_log(folder: Path) -> Iterator[None]:
         handler.close()
 
 
-def report_failure(command: str, folder: Path, error: Exception) -> int:
-    """Writes the traceback to run.log and one line to standard error; returns the exit code."""
-    log, where = folder / LOG, ""
-    try:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(traceback.format_exc())
-        where = f"; the traceback is in {log}"
-    except OSError:
-        traceback.print_exc()
+def report_failure(command: str, folder: Path | None, error: Exception) -> int:
+    """Keeps the traceback and prints one line; returns the exit code.
+
+    Args:
+      command: that failed.
+      folder: whose run.log takes the traceback; None, or one that can't be written, for a file of
+        its own among the temporary ones.
+      error: what was raised.
+
+    Returns:
+      1.
+    """
+    text = "".join(traceback.format_exception(error))
+    where = "; its traceback could not be kept"
+    for keep in (_append, _keep_apart):
+        with contextlib.suppress(OSError):
+            where = f"; the traceback is in {keep(folder, text)}"
+            break
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"{command}: failed ({reason[:300]}){where}", file=sys.stderr)
+    complain(command, f"failed ({reason[:300]}){where}")
     return 1
+
+
+def _append(folder: Path | None, text: str) -> Path:
+    if folder is None:
+        raise FileNotFoundError
+    with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    return folder / LOG
+
+
+def _keep_apart(folder: Path | None, text: str) -> Path:
+    descriptor, path = tempfile.mkstemp(prefix="tritia-", suffix=".log")
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    return Path(path)

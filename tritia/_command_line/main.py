@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import tritia
-from tritia._command_line import compare_options, sweep_options
+from tritia._command_line import compare_options, screen, sweep_options
 from tritia._command_line.parsing import ParseError, Parser
 from tritia._compare.errors import UsageError
 
@@ -38,40 +38,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command = "tritia"
     try:
-        try:
+        with screen.output():
             arguments = _parse(argv)
-        except SystemExit as finished:  # --help and --version
-            return int(finished.code or 0)
-        if arguments.subcommand is None:
-            _parser().print_help()
+        if arguments is None:  # --help and --version have been printed
             return 0
         command = f"tritia {arguments.subcommand}"
         _require_extra()
         with _one_blas_thread():
             return _run(arguments)
     except ParseError as error:
-        return _refuse(error, error.command)
+        screen.complain(error.command, error)
+        return 2
     except UsageError as error:
-        return _refuse(error, command)
+        screen.complain(command, error)
+        return 2
     except KeyboardInterrupt:
-        print(f"{command}: interrupted before anything was started", file=sys.stderr)
+        screen.complain(command, "interrupted before anything was started")
         return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:
     # Only now: what they import may be missing, and takes seconds.
-    if arguments.subcommand == "compare":
-        from tritia._command_line import compare
+    from tritia._command_line import failures
 
-        return compare.run(arguments)
-    from tritia._command_line import sweep
+    try:
+        if arguments.subcommand == "compare":
+            from tritia._command_line import compare
 
-    return sweep.run(arguments)
+            return compare.run(arguments)
+        from tritia._command_line import sweep
 
-
-def _refuse(error: UsageError, command: str) -> int:
-    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+        return sweep.run(arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        return failures.report_failure(f"tritia {arguments.subcommand}", None, error)
 
 
 def _require_extra() -> None:
@@ -106,9 +107,20 @@ def _parser() -> Parser:
     return parser
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    arguments, unknown = _parser().parse_known_args(argv)
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace | None:
+    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        arguments, unknown = parser.parse_known_args(words)
+    except SystemExit:
+        return None
+    command = " ".join(filter(None, ("tritia", arguments.subcommand)))
     if unknown:
-        command = " ".join(filter(None, ("tritia", arguments.subcommand)))
         raise ParseError(f"unrecognized arguments: {' '.join(unknown)}", command)
+    for word in words:
+        if word.endswith("=--"):  # argparse takes -- away, and leaves an empty list
+            raise ParseError(f"argument {word[:-3]}: expected one argument, got --", command)
+    if arguments.subcommand is None:
+        parser.print_help()
+        return None
     return arguments

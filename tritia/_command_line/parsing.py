@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from tritia._compare.errors import UsageError
+
+_LEAST_FLOAT32, _MOST_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class ParseError(UsageError):
@@ -35,41 +39,80 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def count(text: str) -> int:
-    """Reads a whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is too small, it must be at least 1")
-    return number
+def count_up_to(most: int) -> Callable[[str], int]:
+    """Returns a reader of whole numbers from 1 to `most`, beyond which nothing would end."""
+
+    def count(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:  # also for more than some thousand digits
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number") from None
+        if number < 1:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is too small, it must be at least 1")
+        if number > most:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is too large, at most {most}")
+        return number
+
+    return count
+
+
+seeds = count_up_to(10_000)
+epochs = count_up_to(1_000_000)
+_width = count_up_to(1_000_000)
+_rows = count_up_to(10**9)
 
 
 def widths(text: str) -> tuple[int, ...]:
     """Reads the widths of hidden layers, `A,B,...` or `none`."""
-    return () if text.strip() == "none" else tuple(count(width) for width in names(text))
+    if text.strip() == "none":
+        return ()
+    found = tuple(_width(width) for width in names(text))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{shown(text)} has no widths; none for no hidden layer")
+    return found
 
 
 def batch_size(text: str) -> int:
     """Reads the rows of a minibatch; 0 for `full`."""
-    return 0 if text.strip() == "full" else count(text)
+    return 0 if text.strip() == "full" else _rows(text)
 
 
 def finite_number(text: str) -> float:
-    """Reads a finite number."""
+    """Reads a number that is finite in float32, in which everything is computed."""
     try:
         number = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not finite")
+    if abs(number) > _MOST_FLOAT32:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too large, beyond {_MOST_FLOAT32:.1e}")
     return number
 
 
 def positive_number(text: str) -> float:
     """Reads a finite number above 0."""
     number = finite_number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if number < _LEAST_FLOAT32:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not above 0 in float32")
     return number
+
+
+def target(text: str) -> float:
+    """Reads a test accuracy or R^2: 1 is perfect, and below -1 lies no goal."""
+    number = finite_number(text)
+    if not -1 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not between -1 and 1")
+    return number
+
+
+def folder(text: str) -> Path:
+    """Reads the name of a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; the current folder is .")
+    return Path(text)
+
+
+def shown(text: str) -> str:
+    """Returns what was given, in quotes and not too long, for a message."""
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from tritia._command_line.sweep_problem import prepare
+from tritia._command_line import interrupt, sweep_results
+from tritia._command_line.failures import report_failure
+from tritia._command_line.screen import complain, printable
+from tritia._command_line.sweep_problem import SweptTask, prepare
 from tritia._command_line.sweep_settings import settings_of
-from tritia._compare.datasets import DATASETS
+from tritia._command_line.tables import show
+from tritia._compare import folder
+from tritia._compare.datasets import DATASETS, Dataset
 from tritia._compare.errors import UsageError
 from tritia._compare.optimizers import OPTIMIZERS, unknown
 from tritia.sweeps import Halving, Result, _plots as plots, build
-from tritia.sweeps._halving import TooFewRecords
+from tritia.sweeps._halving import TooFewRecords, rung_ends
 from tritia.sweeps._runner import MemoryTooSmall
 
-CSV, PICTURE = "sweep.csv", "sweep.png"
+_MOST_NUMBERS = 10**8  # in the curves
+_INTERRUPTED = "interrupted; nothing is kept"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,22 +37,94 @@ def run(arguments: argparse.Namespace) -> int:
       arguments: as `sweep_options.add` has them parsed.
 
     Returns:
-      The exit code, 0.
+      The exit code.
 
     Raises:
       UsageError: the request can't be carried out; one line says why.
     """
-    screen = Console(stderr=True, highlight=False)
+    settings = _settings(arguments)
+    out = arguments.out or Path("tritia-sweep") / arguments.dataset / arguments.optimizer
+    interrupt.say(lambda: f"tritia sweep: {_INTERRUPTED}")
+    try:
+        with folder.hold(out):
+            _sweep(arguments, settings, out)
+            return 0
+    except KeyboardInterrupt:
+        complain("tritia sweep", _INTERRUPTED)
+        return 130
+    except UsageError:
+        raise
+    except Exception as error:
+        return report_failure("tritia sweep", out, error)
+
+
+def _settings(arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """Checks what can be checked before any work, and returns the settings to try."""
     name = arguments.optimizer
     if name not in OPTIMIZERS:
         raise UsageError(unknown("optimizer", name, OPTIMIZERS))
     if arguments.dataset not in DATASETS:
         raise UsageError(unknown("data set", arguments.dataset, DATASETS))
-    optimizer = OPTIMIZERS[name]
-    settings = settings_of(optimizer, arguments.grid, arguments.draw, arguments.count)
+    settings = settings_of(OPTIMIZERS[name], arguments.grid, arguments.draw, arguments.count)
+    try:
+        rung_ends(Halving() if arguments.halving else None, arguments.epochs)
+    except TooFewRecords as error:
+        raise UsageError(f"--halving and --epochs: {error}") from None
+    numbers = len(settings) * arguments.seeds * arguments.epochs
+    if numbers > _MOST_NUMBERS:
+        raise UsageError(
+            f"{len(settings)} settings, {arguments.seeds} seeds and {arguments.epochs} epochs are"
+            f" curves of {numbers} points; at most {_MOST_NUMBERS} are kept"
+        )
+    return settings
+
+
+def _sweep(arguments: argparse.Namespace, settings: list[dict[str, float]], out: Path) -> None:
+    screen = Console(stderr=True, highlight=False)
     with screen.status("loading data"):
         dataset = DATASETS[arguments.dataset](arguments.data_dir)
-        task = prepare(optimizer, dataset, arguments.hidden, arguments.batch_size)
+        task = prepare(
+            OPTIMIZERS[arguments.optimizer], dataset, arguments.hidden, arguments.batch_size
+        )
+    config = _config(arguments, settings, dataset)
+    result = None
+    if folder.holds_results(out, config, sweep_results.OUTPUTS):
+        result = sweep_results.load(out, settings, arguments.seeds, arguments.epochs)
+    if result is None:
+        result = _train(arguments, settings, task, screen)
+        folder.write_json(out / folder.CONFIG, config)
+        sweep_results.save(out, result)
+    else:
+        screen.print(f"Going on with {printable(out)}: all of it is there.", markup=False)
+    folder.write(out / sweep_results.CSV, sweep_results.table_csv(result))
+    title = (
+        f"{arguments.optimizer} on {dataset.name}, {len(settings)} settings,"
+        f" {arguments.seeds} seeds"
+    )
+    picture = plots.draw(result, title, f"validation {dataset.metric}")
+    folder.write(out / sweep_results.PICTURE, picture)
+    _show(result, title, dataset.metric, out)
+
+
+def _config(
+    arguments: argparse.Namespace, settings: list[dict[str, float]], dataset: Dataset
+) -> dict[str, Any]:
+    names = ("dataset", "optimizer", "seeds", "epochs", "hidden", "batch_size", "halving", "memory")
+    asked = {name: getattr(arguments, name) for name in names}
+    return {
+        "arguments": {**asked, "settings": settings, "data_dir": arguments.data_dir},
+        "dataset": dataset.description(),
+        **folder.environment(),
+    }
+
+
+def _train(
+    arguments: argparse.Namespace,
+    settings: list[dict[str, float]],
+    task: SweptTask,
+    screen: Console,
+) -> Result:
+    optimizer = OPTIMIZERS[arguments.optimizer]
     columns = (
         TextColumn("sweep"),
         BarColumn(),
@@ -54,9 +133,9 @@ def run(arguments: argparse.Namespace) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        bar_task = bar.add_task("sweep", total=1.0)
+        shown = bar.add_task("sweep", total=1.0)
         try:
-            sweep = build(
+            return build(
                 lambda setting: optimizer.build(setting, task.learning_task),
                 task.problem,
                 task.data,
@@ -69,48 +148,13 @@ def run(arguments: argparse.Namespace) -> int:
                 memory=arguments.memory,
                 halving=Halving() if arguments.halving else None,
                 maximise=True,
-                progress=lambda done: bar.update(bar_task, completed=done),
-            )
-            result = sweep(settings)
+                progress=lambda done: bar.update(shown, completed=done),
+            )(settings)
         except MemoryTooSmall as error:
-            raise UsageError(f"--memory: {error}") from error
-        except TooFewRecords as error:
-            raise UsageError(f"--halving and --epochs: {error}") from error
-    out = arguments.out or Path("tritia-sweep") / arguments.dataset / name
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / CSV, result, arguments.seeds)
-    title = f"{name} on {arguments.dataset}, {len(settings)} settings, {arguments.seeds} seeds"
-    (out / PICTURE).write_bytes(plots.draw(result, title, f"validation {dataset.metric}"))
-    _show(result, title, dataset.metric, out)
-    return 0
-
-
-def write_csv(path: Path, result: Result, seeds: int) -> None:
-    """Writes one row for each setting, seed and epoch that was trained."""
-    names = list(result.settings[0])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        head = ["seed", "epoch", "step", "training_loss", "validation_metric", "diverged"]
-        writer.writerow(["setting", *names, *head])
-        for number, setting in enumerate(result.settings):
-            for seed in range(seeds):
-                for epoch in range(result.trained[number]):
-                    writer.writerow(
-                        [
-                            number,
-                            *setting.values(),
-                            seed,
-                            epoch + 1,
-                            result.steps[epoch],
-                            f"{result.losses[number, seed, epoch]:.6g}",
-                            f"{result.values[number, seed, epoch]:.6g}",
-                            int(result.diverged[number, seed]),
-                        ]
-                    )
+            raise UsageError(f"--memory: {error}") from None
 
 
 def _show(result: Result, title: str, metric: str, out: Path) -> None:
-    console = Console(highlight=False)
     table = Table(title=f"{title}: the best", title_style="bold")
     names = list(result.settings[0])
     for name in (*names, f"validation {metric}", "training loss"):
@@ -121,9 +165,9 @@ def _show(result: Result, title: str, metric: str, out: Path) -> None:
         loss = result.losses[i, :, -1].mean()
         numbers = [f"{result.settings[i][name]:.4g}" for name in names]
         table.add_row(*numbers, f"{result.scores[i]:.4f}", f"{loss:.4g}")
-    console.print(table)
     diverged = int(result.diverged.any(axis=1).sum())
     words = [f"{diverged} of {len(result.settings)} settings diverged."] if diverged else []
     at_once = f"{result.at_once[0]} settings and {result.at_once[1]} seeds were trained at once"
-    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB. In {out}: {CSV}, {PICTURE}.")
-    console.print(" ".join(words), style="dim", markup=False)
+    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB.")
+    words.append(f"In {printable(out)}: {sweep_results.CSV}, {sweep_results.PICTURE}.")
+    show(table, Text(" ".join(words), style="dim"))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritia._command_line import parsing
 
+if TYPE_CHECKING:
+    from tritia.sweeps._space import Sampler
+
+MOST_SETTINGS = 100_000
+_MOST_MEMORY = 2**60
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
@@ -48,18 +52,23 @@ def add(commands: Any) -> None:
         default=[],
         help="draw numbers, from log:LOW:HIGH evenly in the logarithm; may be repeated",
     )
-    arg("--count", metavar="N", type=parsing.count, help="how many draws (default 16)")
+    arg(
+        "--count",
+        metavar="N",
+        type=parsing.count_up_to(MOST_SETTINGS),
+        help="how many draws (default 16)",
+    )
     arg(
         "--seeds",
         metavar="N",
-        type=parsing.count,
+        type=parsing.seeds,
         default=3,
         help="random initialisations (default 3)",
     )
     arg(
         "--epochs",
         metavar="N",
-        type=parsing.count,
+        type=parsing.epochs,
         default=20,
         help="epochs to train for (default 20)",
     )
@@ -84,19 +93,25 @@ def add(commands: Any) -> None:
         default=2 * _UNITS["GB"],
         help="what to train at once may take, such as 500MB (default 2GB)",
     )
-    arg("--data-dir", metavar="DIR", type=Path, help="where the files of mnist or cora are")
-    arg("--out", metavar="DIR", type=Path, help="default tritia-sweep/DATASET/OPTIMIZER")
+    arg(
+        "--data-dir",
+        metavar="DIR",
+        type=parsing.folder,
+        help="where the files of mnist or cora are",
+    )
+    arg("--out", metavar="DIR", type=parsing.folder, help="default tritia-sweep/DATASET/OPTIMIZER")
 
 
 def grid(text: str) -> tuple[str, tuple[float, ...]]:
     """Reads `NAME=A,B,...`."""
-    name, numbers = _named(text)
-    return name, tuple(
-        parsing.finite_number(number) for number in numbers.split(",") if number.strip()
-    )
+    name, listed = _named(text)
+    numbers = tuple(parsing.finite_number(number) for number in parsing.names(listed))
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{parsing.shown(text)} has no numbers")
+    return name, numbers
 
 
-def draw(text: str) -> tuple[str, Any]:
+def draw(text: str) -> tuple[str, Sampler]:
     """Reads `NAME=LOW:HIGH` or `NAME=log:LOW:HIGH`."""
     from tritia.sweeps import _space as space
 
@@ -106,12 +121,14 @@ def draw(text: str) -> tuple[str, Any]:
     )
     low, colon, high = bounds.partition(":")
     if not colon:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH or NAME=log:LOW:HIGH")
+        raise argparse.ArgumentTypeError(
+            f"{parsing.shown(text)} is not NAME=LOW:HIGH or NAME=log:LOW:HIGH"
+        )
     sampler = space.log_uniform if kind == "log" else space.uniform
     try:
         return name, sampler(parsing.finite_number(low), parsing.finite_number(high))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+        raise argparse.ArgumentTypeError(f"{parsing.shown(text)}: {error}") from None
 
 
 def memory(text: str) -> int:
@@ -120,14 +137,17 @@ def memory(text: str) -> int:
     for unit, size in _UNITS.items():
         if number.endswith(unit):
             number, factor = number.removesuffix(unit), size
-    value = parsing.finite_number(number) * factor
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too little")
+    try:
+        value = float(number) * factor
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{parsing.shown(text)} is not a size") from None
+    if not 1 <= value <= _MOST_MEMORY:
+        raise argparse.ArgumentTypeError(f"{parsing.shown(text)} is not between 1 and 2^60 bytes")
     return int(value)
 
 
 def _named(text: str) -> tuple[str, str]:
     name, equals, rest = text.partition("=")
     if not (name.strip() and equals and rest.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=...")
+        raise argparse.ArgumentTypeError(f"{parsing.shown(text)} is not of the form NAME=...")
     return name.strip(), rest.strip()

@@ -51,7 +51,7 @@ def prepare(
       The `SweptTask`.
     """
     split = datasets.split(dataset, 0)
-    net = network.build(dataset, hidden)
+    net = network.build(dataset, hidden, copies=1)
 
     def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
         inputs = (dataset.inputs[numbers] - split.input_shift) * split.input_scale

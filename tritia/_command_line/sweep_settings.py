@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from tritia._command_line.sweep_options import MOST_SETTINGS
 from tritia._compare.errors import UsageError
 from tritia._compare.optimizers import Optimizer, unknown
 from tritia.sweeps import _space as space
@@ -48,6 +50,8 @@ def settings_of(
         raise UsageError("--grid and --draw don't go together")
     if count is not None and grids:
         raise UsageError("--count goes with --draw; --grid tries all combinations")
+    if math.prod(len(numbers) for _, numbers in grids) > MOST_SETTINGS:
+        raise UsageError(f"--grid has more than {MOST_SETTINGS} combinations")
     if grids:
         points = space.grid(**dict(grids))
     else:

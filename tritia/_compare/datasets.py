@@ -65,6 +65,16 @@ class Dataset:
     training_rows: np.ndarray | None = None
     one_split: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses numbers that are not finite: every optimizer would diverge on them."""
+        for what, array in (("features", self.inputs), ("targets", self.targets)):
+            bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+            if bad.size:
+                raise UsageError(
+                    f"the {what} of {self.name} are not finite in {bad.size} of {len(array)} rows,"
+                    f" first in row {bad[0]}"
+                )
+
     @property
     def outputs(self) -> int:
         """The width of the network's output."""
@@ -178,10 +188,23 @@ def split(dataset: Dataset, seed: int) -> Split:
 def _hold_out(dataset: Dataset, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split
 
-    stratify = dataset.targets[rows] if dataset.task == "classification" else None
-    kept, held_out = train_test_split(
-        rows, test_size=_HELD_OUT, random_state=seed, stratify=stratify
-    )
+    stratify = None
+    if dataset.task == "classification":
+        stratify = dataset.targets[rows]
+        classes, counts = np.unique(stratify, return_counts=True)
+        if counts.min() < 2:
+            raise UsageError(
+                f"class {classes[counts.argmin()]} of {dataset.name} has a single row to divide;"
+                " at least 2 are needed, one to train and one to hold out"
+            )
+    try:
+        kept, held_out = train_test_split(
+            rows, test_size=_HELD_OUT, random_state=seed, stratify=stratify
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"the {len(rows)} rows of {dataset.name} cannot be divided: {error}"
+        ) from None
     return np.sort(kept), np.sort(held_out)
 
 
@@ -286,6 +309,10 @@ DESCRIPTIONS: dict[str, str] = {
 def _folder(name: str, data_dir: Path | None, source: str) -> Path:
     if data_dir is None:
         raise UsageError(f"{name} needs --data-dir, the folder that holds its files: {source}")
-    if not data_dir.is_dir():
+    try:
+        found = data_dir.is_dir()
+    except OSError:  # a name that is too long, say
+        found = False
+    if not found:
         raise UsageError(f"--data-dir {data_dir} is not a folder; for {name} it holds: {source}")
     return data_dir

@@ -115,7 +115,7 @@ class Comparison:
 
 
 def prepare(request: Request, command: str) -> Comparison:
-    """Loads the data, opens the folder and reads what it already holds.
+    """Loads the data and reads what the folder already holds; it must be held by `folder.hold`.
 
     Args:
       request: what is asked for.
@@ -137,16 +137,21 @@ def prepare(request: Request, command: str) -> Comparison:
         "dataset": dataset.description(),
         **folder.environment(),
     }
-    resumed = folder.open_folder(request.out, config, results.OUTPUTS)
+    bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
+    resumed = folder.holds_results(request.out, config, results.OUTPUTS)
+    if not resumed:
+        folder.write_json(request.out / folder.CONFIG, config)
+    results.check_kinds(request.out)
     tunings, curves = {}, {}
-    for name in chosen:
-        tuned, trained = results.load_optimizer(request.out, name)
+    for name, optimizer in chosen.items():
+        tuned, trained = results.load_optimizer(
+            request.out, name, optimizer, request.seeds, request.epochs
+        )
         if tuned is not None:
             tunings[name] = tuned
         if trained is not None:
             curves[name] = trained
-    seconds = results.load_timing(request.out)
-    bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
+    seconds = results.load_timing(request.out, list(chosen))
     return Comparison(
         request, command, config, target, bench, chosen, tunings, curves, seconds, resumed
     )
@@ -163,8 +168,10 @@ def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
     compiled: dict[str, training.Compiled] = {}
     for name, optimizer in comparison.optimizers.items():
         if name not in comparison.tunings:
-            comparison.tunings[name] = _tune(comparison, name, optimizer, advance)
-            results.save_optimizer(request.out, name, comparison.tunings[name], None)
+            found = _tune(comparison, name, optimizer, advance)
+            # Kept before it counts as finished: the process may end at any moment.
+            results.save_optimizer(request.out, name, found, None)
+            comparison.tunings[name] = found
             log.info("%s: setting %s", name, dict(comparison.tunings[name].setting))
     # Only now are test rows touched.
     for name, optimizer in comparison.optimizers.items():
@@ -172,12 +179,11 @@ def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
             setting = comparison.tunings[name].setting
             compiled[name] = training.compile_training(bench, optimizer, setting)
             doing = f"training {name}"
-            comparison.curves[name] = training.train(
+            curves = training.train(
                 bench, optimizer, compiled[name], request.epochs, lambda d=doing: advance(d)
             )
-            results.save_optimizer(
-                request.out, name, comparison.tunings[name], comparison.curves[name]
-            )
+            results.save_optimizer(request.out, name, comparison.tunings[name], curves)
+            comparison.curves[name] = curves
             log.info("%s: trained", name)
             write_outputs(comparison)
     if not comparison.seconds:

@@ -1,40 +1,60 @@
 """A folder of results that a run which was interrupted or killed goes on with.
 
-`config.json` says what the folder holds; everything else in it is written beside its place and
-moved there, so that a file is either whole or absent. Only the same request goes on with a folder,
-on the same data, with the same versions and device.
+`config.json` says what the folder holds; every file is written beside its place and moved there, so
+that it is either whole or absent. Only the same request goes on with a folder, on the same data,
+with the same versions and device; and only one process at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
+from tritia._compare import files
 from tritia._compare.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes in one folder go unnoticed
+    fcntl = None
 
 CONFIG = "config.json"
 LOG = "run.log"
+LOCK = ".lock"
+
+WRITING = threading.RLock()
+"""Held while a file is written; whoever ends the process takes it first."""
+
+_MOST_BYTES = 2**30  # of a file of results
+_PROBE = bytes(2**16)
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file as a whole or not at all."""
+    """Writes a file as a whole or not at all.
+
+    A name on the command line may hold bytes that are not UTF-8; they are written as they came.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    encoded = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with WRITING:
+        try:
+            with temporary.open("wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -42,18 +62,23 @@ def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(as_json(content), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = "delete it to compute it again") -> Any:
     """Reads JSON that `write_json` wrote.
+
+    Args:
+      path: of the file.
+      advice: what helps where it is damaged.
+
+    Returns:
+      Its content.
 
     Raises:
       UsageError: the file is not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({error}); delete it or use another --out"
-        ) from None
+        return json.loads(files.read_regular(path, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged ({error}); {advice}") from None
 
 
 def as_json(content: Any) -> Any:
@@ -93,8 +118,95 @@ def environment() -> dict[str, Any]:
     }
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], outputs: Sequence[str]) -> bool:
-    """Makes the folder, or checks that what it holds is the same request's.
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Makes the folder, writes to it to see that it can, and keeps other processes out.
+
+    The lock is the operating system's: that of a process which was killed is free. A folder that
+    was made and stayed empty is removed in the end.
+
+    Args:
+      folder: where the results go.
+
+    Raises:
+      UsageError: the folder can't be written, or another process holds it.
+    """
+    made = not os.path.lexists(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+            _held.append((folder, made))
+            stack.callback(_let_go, folder, made)
+            probe = folder / f".writable.{os.getpid()}"
+            write(probe, _PROBE)
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to --out {folder} ({error.strerror or error}); choose another folder"
+            ) from None
+        yield
+
+
+_held: list[tuple[Path, bool]] = []
+
+
+def tidy_held() -> None:
+    """Does what the end of every `hold` does; for a process that ends without it."""
+    for folder, made in list(_held):
+        _tidy(folder, made)
+
+
+def _let_go(folder: Path, made: bool) -> None:
+    _held.remove((folder, made))
+    _tidy(folder, made)
+
+
+def _tidy(folder: Path, made: bool) -> None:
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+        if made:
+            folder.rmdir()  # which only removes it where it is empty
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; raises UsageError where another process does."""
+    if fcntl is None:
+        yield
+        return
+    with _open_lock(folder):
+        yield
+
+
+def _open_lock(folder: Path) -> TextIO:
+    assert fcntl is not None
+    while True:
+        file = (folder / LOCK).open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(20).strip()
+            file.close()
+            raise UsageError(
+                f"another process ({owner or 'of unknown number'}) writes to --out {folder}; wait"
+                " for it, or use another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            return file
+        # Whoever held the lock before has removed the file on leaving: lock the one that is there.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                return file
+        file.close()
+
+
+def holds_results(folder: Path, config: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+    """Checks that what a folder holds, if anything, is the results of this request.
 
     Args:
       folder: where the results go.
@@ -103,61 +215,55 @@ def open_folder(folder: Path, config: Mapping[str, Any], outputs: Sequence[str])
       outputs: the names of what is written there besides config.json.
 
     Returns:
-      True where the folder already held (part of) the results of this request.
+      True where the folder holds (some of) the results of this request.
 
     Raises:
-      UsageError: the folder can't be written, or holds something else; the message names what
-        differs.
+      UsageError: it holds something else; the message names what differs.
     """
-    check_writable(folder)
-    if not (folder / CONFIG).exists():
-        taken = [name for name in outputs if (folder / name).exists()]
+    taken = [name for name in outputs if os.path.lexists(folder / name)]
+    if not os.path.lexists(folder / CONFIG):
         if taken:
             raise UsageError(
-                f"--out {folder} holds {taken[0]} but no {CONFIG}; it would be overwritten:"
-                " choose another folder"
+                f"--out {folder} holds {taken[0]} but no {CONFIG}; it would be overwritten: use"
+                " another --out, or delete the folder"
             )
-        write_json(folder / CONFIG, config)
         return False
-    _check_same(folder, read_json(folder / CONFIG), as_json(config))
+    before = read_json(folder / CONFIG, "use another --out, or delete the folder")
+    if not isinstance(before, dict) or any(
+        not isinstance(before.get(part), dict) for part in ("arguments", "dataset", "versions")
+    ):
+        raise UsageError(
+            f"{folder / CONFIG} was not written by this command; use another --out, or delete the"
+            " folder"
+        )
+    now = as_json(config)
+    if set(before["arguments"]) != set(now["arguments"]):
+        raise UsageError(
+            f"--out {folder} holds the results of another command; use another --out, or delete the"
+            " folder"
+        )
+    if not taken:  # interrupted before there was any result
+        return False
+    _check_same(folder, before, now)
     return True
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the folder and writes a file there.
-
-    Raises:
-      UsageError: it can't be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to --out {folder} ({error.strerror or error}); choose another folder"
-        ) from None
-
-
-def _check_same(folder: Path, before: Any, now: Mapping[str, Any]) -> None:
-    if not isinstance(before, dict) or not isinstance(before.get("arguments"), dict):
-        raise UsageError(f"{folder / CONFIG} was not written by this command; use another --out")
+def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in now["arguments"].items():
-        earlier = before["arguments"].get(name)
+        earlier = before["arguments"][name]
         if name != "data_dir" and earlier != value:
             words = name.replace("_", " ")
             raise UsageError(
                 f"--out {folder} holds a run with {words} {_shown(earlier)}, this one has {words}"
                 f" {_shown(value)}; use another --out, or delete the folder"
             )
-    if before.get("dataset", {}).get("sha256") != now["dataset"]["sha256"]:
+    if before["dataset"].get("sha256") != now["dataset"]["sha256"]:
         raise UsageError(
             f"--out {folder} holds a run on other data (the checksum of {now['dataset']['name']}"
             " differs); use another --out, or delete the folder"
         )
     for name, value in {**now["versions"], "device": now["device"]}.items():
-        earlier = {**before.get("versions", {}), "device": before.get("device")}.get(name)
+        earlier = {**before["versions"], "device": before.get("device")}.get(name)
         if earlier != value:
             raise UsageError(
                 f"--out {folder} holds a run made with {name} {earlier}, this is {value}: their"

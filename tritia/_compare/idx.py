@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tritia._compare import files
 from tritia._compare.errors import UsageError
 
 SOURCE = (
@@ -22,6 +23,7 @@ SOURCE = (
 )
 
 _UNSIGNED_BYTE = 0x08
+_MOST_BYTES = 2**29  # of a file, expanded or not; the images of MNIST have 47 million
 
 
 def load_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,19 +73,28 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
       UsageError: the file is missing, unreadable, truncated or of another kind.
     """
+    header = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes())
+        with files.open_regular(path, _MOST_BYTES) as compressed, gzip.open(compressed) as file:
+            start = file.read(header)
+            if len(start) < header or start[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
+                raise UsageError(f"{path} is not an IDX file of bytes with {dimensions} dimensions")
+            shape = struct.unpack(f">{dimensions}I", start[4:])
+            announced = math.prod(shape)
+            if not 0 < announced <= _MOST_BYTES:
+                raise UsageError(
+                    f"{path} announces {announced} bytes of shape {shape};"
+                    f" allowed: 1 to {_MOST_BYTES}"
+                )
+            content = file.read(announced + 1)  # one more, to see whether there is more
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; mnist needs {SOURCE}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read as gzip ({error})") from None
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
-        raise UsageError(f"{path} is not an IDX file of bytes with {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
+    if len(content) != announced:
+        held = len(content) if len(content) < announced else "more"
         raise UsageError(
-            f"{path} is corrupt: its header announces {math.prod(shape)} bytes of shape {shape},"
-            f" it holds {len(content) - header}"
+            f"{path} is corrupt: its header announces {announced} bytes of shape {shape},"
+            f" it holds {held}"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)

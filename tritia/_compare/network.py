@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import optax
 from flax import nnx
 
 from tritia._compare.datasets import Dataset, Task
+from tritia._compare.errors import UsageError
 
 
 class MLP(nnx.Module):
@@ -48,17 +51,27 @@ class PureNetwork(NamedTuple):
     task: Task
 
 
-def build(dataset: Dataset, hidden: Sequence[int]) -> PureNetwork:
+def build(dataset: Dataset, hidden: Sequence[int], copies: int) -> PureNetwork:
     """Builds the network that fits the data.
 
     Args:
       dataset: decides the width of input and output, and the task.
       hidden: the widths of the hidden layers.
+      copies: how many are to be trained at once, at least.
 
     Returns:
       The `PureNetwork`.
+
+    Raises:
+      UsageError: the memory does not hold the weights.
     """
     sizes = (dataset.inputs.shape[1], *hidden, dataset.outputs)
+    weights = sum((before + 1) * after for before, after in itertools.pairwise(sizes))
+    if 4 * weights * copies > _memory_bytes():
+        raise UsageError(
+            f"{copies} networks with hidden layers {', '.join(map(str, hidden))} have"
+            f" {weights * copies} weights, more than the memory holds"
+        )
     structure = nnx.graphdef(nnx.eval_shape(lambda: MLP(sizes, rngs=nnx.Rngs(0))))
 
     def initialise(key: jax.Array) -> Any:
@@ -75,6 +88,13 @@ def row_losses(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
     if task == "classification":
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
     return jnp.mean((outputs - targets) ** 2, axis=-1)
+
+
+def _memory_bytes() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not told, on Windows for one
+        return math.inf
 
 
 class Sums(NamedTuple):

@@ -1,18 +1,17 @@
 """Cora from its Planetoid files, with features smoothed over the citation graph.
 
-The files are pickles written by Python 2. A pickle can call anything it can name, so these go
-through an unpickler that admits only the handful of names the files need.
+The files are pickles written by Python 2; `array_pickle` reads them without trusting them.
 """
 
 from __future__ import annotations
 
-import collections
-import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tritia._compare import array_pickle, files
 from tritia._compare.errors import UsageError
 
 SOURCE = (
@@ -22,6 +21,8 @@ SOURCE = (
 
 _VALIDATION_ROWS = 500
 _POWERS = 4
+_MOST_BYTES = 2**28  # of a file; the largest of Cora has half a million
+_MOST_WORDS = 2**15  # Cora has 1433: the features become a dense table
 
 
 class Nodes(NamedTuple):
@@ -64,20 +65,11 @@ def load_cora(folder: Path) -> Nodes:
     """
     import scipy.sparse
 
-    parts = {
-        part: _read_pickle(folder / f"ind.cora.{part}")
-        for part in ("x", "y", "tx", "ty", "allx", "ally", "graph")
-    }
+    parts: dict[str, Any] = {"graph": _read(folder, "graph", _neighbours)}
     for part in ("x", "tx", "allx"):
-        parts[part] = _checked_csr(folder / f"ind.cora.{part}", parts[part])
+        parts[part] = _read(folder, part, lambda found: array_pickle.csr_matrix(found, _MOST_WORDS))
     for part in ("y", "ty", "ally"):
-        labels = parts[part]
-        if (
-            not isinstance(labels, np.ndarray)
-            or labels.ndim != 2
-            or labels.dtype.kind not in "biuf"
-        ):
-            raise UsageError(f"{folder / f'ind.cora.{part}'} does not hold a matrix of labels")
+        parts[part] = _read(folder, part, lambda found: array_pickle.array(found, 2))
     order = _read_test_index(folder / "ind.cora.test.index")
 
     first_test = parts["allx"].shape[0]
@@ -90,6 +82,10 @@ def load_cora(folder: Path) -> Nodes:
         and parts["allx"].shape[1] == parts["tx"].shape[1]
         and parts["ally"].shape[1] == parts["ty"].shape[1]
         and len(parts["y"]) + _VALIDATION_ROWS <= first_test
+        and parts["y"].shape[1] == parts["ally"].shape[1] > 0
+        and parts["allx"].shape[1] > 0
+        and len(parts["y"]) > 0
+        and len(order) > 0
     )
     if not agree:
         raise UsageError(f"{folder}: the ind.cora.* files do not belong together; get {SOURCE}")
@@ -127,22 +123,15 @@ def _smooth(words: Any, adjacency: Any) -> list[Any]:
     return powers[::-1]
 
 
-def _adjacency(folder: Path, graph: Any, nodes: int) -> Any:
+def _adjacency(folder: Path, graph: np.ndarray, nodes: int) -> Any:
     """The symmetric 0/1 matrix of the graph, without self-loops."""
     import scipy.sparse
 
-    path = folder / "ind.cora.graph"
-    if not isinstance(graph, dict):
-        raise UsageError(f"{path} does not hold a dict of neighbours")
-    try:
-        edges = np.asarray(
-            [(node, other) for node, others in graph.items() for other in others], np.int64
-        ).reshape(-1, 2)
-    except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{path} does not hold lists of node numbers") from None
-    if edges.size and (edges.min() < 0 or edges.max() >= nodes):
-        raise UsageError(f"{path} names nodes beyond the {nodes} of the other files")
-    edges = edges[edges[:, 0] != edges[:, 1]]
+    if graph.size and (graph.min() < 0 or graph.max() >= nodes):
+        raise UsageError(
+            f"{folder / 'ind.cora.graph'} names nodes beyond the {nodes} of the other files"
+        )
+    edges = graph[graph[:, 0] != graph[:, 1]]
     ones = np.ones(len(edges))
     matrix = scipy.sparse.coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
     matrix = (matrix + matrix.T).tocsr()
@@ -150,74 +139,40 @@ def _adjacency(folder: Path, graph: Any, nodes: int) -> Any:
     return matrix
 
 
+def _neighbours(graph: Any) -> np.ndarray:
+    """The edges of a dict of neighbours, int64 of shape (edges, 2)."""
+    if type(graph) is not dict:
+        raise UsageError("it does not hold a dict of neighbours")
+    edges = []
+    for node, others in graph.items():
+        if type(others) is not list or any(type(other) is not int for other in (node, *others)):
+            raise UsageError("it does not hold lists of node numbers")
+        edges += [(node, other) for other in others]
+    try:
+        return np.asarray(edges, np.int64).reshape(-1, 2)
+    except OverflowError:
+        raise UsageError("it does not hold lists of node numbers") from None
+
+
 def _read_test_index(path: Path) -> np.ndarray:
     try:
-        return np.asarray([int(line) for line in path.read_text().split()])
+        lines = files.read_regular(path, _MOST_BYTES).decode().split()
+        return np.asarray([int(line) for line in lines], np.int64)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; cora needs {SOURCE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"{path} cannot be read as one node number a line ({error})") from None
 
 
-def _read_pickle(path: Path) -> Any:
+def _read(folder: Path, part: str, convert: Callable[[Any], Any]) -> Any:
+    path = folder / f"ind.cora.{part}"
     try:
-        with path.open("rb") as file:
-            return _PlanetoidUnpickler(file, encoding="latin1").load()
+        content = files.read_regular(path, _MOST_BYTES)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; cora needs {SOURCE}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror or error})") from None
+    try:
+        return convert(array_pickle.load(content))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    except Exception as error:  # A damaged pickle can fail in any way.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UsageError(f"{path} is not a readable pickle ({reason})") from None
-
-
-class _PlanetoidUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays, CSR matrices and dicts of lists, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        }:
-            return _reconstruct
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if name == "csr_matrix" and module in {"scipy.sparse.csr", "scipy.sparse._csr"}:
-            return _CsrParts
-        if (module, name) == ("collections", "defaultdict"):
-            return collections.defaultdict
-        if (module, name) in {("__builtin__", "list"), ("builtins", "list")}:
-            return list
-        raise UsageError(
-            f"refused, it asks for {module}.{name}; only NumPy arrays, scipy.sparse.csr_matrix and"
-            " collections.defaultdict(list) are admitted"
-        )
-
-
-def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
-    """What NumPy's own `_reconstruct` does, for plain arrays; their content follows by BUILD."""
-    if subtype is not np.ndarray:
-        raise UsageError(f"refused, it asks for an array of type {subtype!r}")
-    return np.ndarray.__new__(np.ndarray, shape, typecode)
-
-
-class _CsrParts:
-    """Receives a pickled `csr_matrix` attribute by attribute, whatever SciPy wrote it."""
-
-
-def _checked_csr(path: Path, parts: Any) -> Any:
-    """Builds the matrix through its constructor, which checks the indices: BUILD would not."""
-    import scipy.sparse
-
-    try:
-        state = vars(parts)
-        matrix = scipy.sparse.csr_matrix(
-            (state["data"], state["indices"], state["indptr"]),
-            shape=state["_shape"] if "_shape" in state else state["shape"],
-        )
-        matrix.check_format(full_check=True)
-    except (TypeError, KeyError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UsageError(f"{path} does not hold a valid CSR matrix ({reason})") from None
-    return matrix

@@ -109,13 +109,13 @@ def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: i
     Returns:
       The `Bench`.
     """
+    net = network.build(dataset, hidden, seeds)
     if dataset.one_split:
         only = datasets.split(dataset, 0)
         splits = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (seeds, *leaf.shape)), only)
     else:
         each = [datasets.split(dataset, seed) for seed in range(seeds)]
         splits = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    net = network.build(dataset, hidden)
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     initial = jax.jit(jax.vmap(net.initialise))(keys)
     training_rows = splits.training.shape[1]

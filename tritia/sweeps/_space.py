@@ -154,5 +154,7 @@ def choice(numbers: Sequence[float]) -> Sampler:
 
 
 def _check_range(low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"low is {low!r} and high is {high!r}; allowed: finite, low < high.")
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(
+            f"low is {low!r} and high is {high!r}; allowed: low < high, their difference finite."
+        )
