@@ -144,7 +144,7 @@ def _refuse_masked(params: Any, solver: str) -> None:
     if masked:
         raise ValueError(
             f"params {', '.join(map(repr, masked))} are masked: {solver} needs all layers, because"
-            " the update of each depends on the others. To keep some of them fixed, mask the updates"
+            " the update of each depends on the others. To keep some fixed, mask the updates"
             " of tritia.stochastic_tiam after it: optax.chain(tritia.stochastic_tiam(...),"
             " optax.masked(optax.set_to_zero(), frozen))."
         )
