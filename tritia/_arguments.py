@@ -28,7 +28,10 @@ ScalarOrSchedule = float | jax.Array | Callable[[jax.typing.ArrayLike], jax.typi
 
 def value_at(number: ScalarOrSchedule, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """Returns the value of a number or schedule at step `count`."""
-    return number(count) if callable(number) else number
+    if not callable(number):
+        return number
+    with jax.numpy_dtype_promotion("standard"):  # schedules divide integers by numbers
+        return number(count)
 
 
 def check_number(

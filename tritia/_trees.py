@@ -14,7 +14,8 @@ Tree = Any
 
 def compute_dtype(*leaves: Any) -> Any:
     """The dtype in which leaves are added: the widest of theirs, but at least float32."""
-    return jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # it is asked for here
+        return jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
 
 
 def find_states(tree: Any, kinds: type | tuple[type, ...]) -> list[Any]:

@@ -74,10 +74,27 @@ def test_layer_order():
     encoder, decoder = dense(4, 3, 4)
     params = {"encoder": encoder, "decoder": decoder}
     assert find_layers(params, ("encoder", "decoder")).names == ("encoder", "decoder")
-    # decoder sorts before encoder, and the shapes fit both ways: only the user can know
-    assert find_layers(params).names == ("decoder", "encoder")
     with pytest.raises(ValueError, match=r"layer_order is \['encoder'\].*\['decoder', 'encoder'\]"):
         find_layers(params, ("encoder",))
+
+
+def test_an_order_that_is_not_known_is_asked_for():
+    """Taken in alphabetical order, `hidden` came before `input`."""
+    encoder, decoder = dense(4, 3, 4)
+    with pytest.raises(ValueError, match=r"more than one order.*pass layer_order="):
+        find_layers({"encoder": encoder, "decoder": decoder})
+    square = dense(4, 4, 4, 4)
+    with pytest.raises(ValueError, match=r"\['hidden', 'input', 'output'\]"):
+        find_layers(dict(zip(("input", "hidden", "output"), square, strict=True)))
+    with pytest.raises(ValueError, match="pass layer_order="):
+        find_layers({"hidden_0": square[0], "hidden_1": square[1], "output": square[2]})
+
+
+def test_an_order_that_numbers_or_shapes_decide_is_taken():
+    first, second, third, last = dense(5, 4, 4, 4, 2)
+    numbered = {"hidden_10": third, "hidden_2": second, "hidden_1": first, "output": last}
+    assert find_layers(numbered).names == ("hidden_1", "hidden_2", "hidden_10", "output")
+    assert find_layers({"a": first, "b": last}).names == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +122,10 @@ def test_layer_order():
             {"a": {"kernel": jnp.ones(3)}},
             r"kernel of shape \(3,\), which is not that of a dense layer",
         ),
+        ({"a": {"kernel": jnp.ones((2, 4, 4))}}, "or of layers stacked by nnx.vmap or a scan"),
+        ({"linear": {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}}, r"Haiku's `w` and `b`: pass \{'k"),
+        ({"a": {"weight": jnp.ones((4, 3)), "bias": jnp.ones(4)}}, "Equinox's `weight`.*weight.T"),
+        ([(jnp.ones((3, 4)), jnp.ones(4))], r"'0/0'.*have no names: pass \{'kernel': W, 'bias': b"),
         ({}, "params has no layers"),
     ],
 )
@@ -113,6 +134,7 @@ def test_params_of_other_layers_are_refused(params, message):
         find_layers(params)
 
 
-def test_complex_params_are_refused():
-    with pytest.raises(TypeError, match=r"layer 'a' has a kernel of dtype complex64"):
-        find_layers({"a": {"kernel": jnp.ones((2, 3), jnp.complex64)}})
+@pytest.mark.parametrize("dtype", ["complex64", "int32"])
+def test_params_that_are_not_real_floating_are_refused(dtype):
+    with pytest.raises(TypeError, match=rf"layer 'a' has a kernel of dtype {dtype}"):
+        find_layers({"a": {"kernel": jnp.ones((2, 3), dtype)}})

@@ -1,8 +1,9 @@
 """The examples of a solver: inputs, targets and weights, checked and converted.
 
-Shapes and dtypes are checked whenever `update` is traced. Values can be checked only where they are
-concrete; `tiam` does that at the first update outside of `jax.jit`, and its diagnostics say at
-every update whether the objective is finite and whether the inputs are still the same.
+Shapes and dtypes are checked whenever `update` is traced. Values can be checked only where this
+process can read them; `tiam` does that at the first update outside of `jax.jit`, and its
+diagnostics say at every update whether the objective is finite and whether the inputs are still the
+same.
 """
 
 from __future__ import annotations
@@ -73,9 +74,8 @@ def receive(
     for name, value in (("inputs", inputs), ("targets", targets)):
         if value is None:
             raise ValueError(f"{solver} needs the examples, but {name} is missing: call {CALL}.")
-        if isinstance(value, (list, tuple)):
-            raise TypeError(f"{name} is a {type(value).__name__}; {solver} needs an array.")
-    assert inputs is not None
+    inputs, targets = as_array("inputs", inputs, solver), as_array("targets", targets, solver)
+    weights = None if weights is None else as_array("weights", weights, solver)
     shape = tuple(jnp.shape(inputs))
     if len(shape) != 2:
         raise ValueError(
@@ -117,6 +117,31 @@ def receive(
     return network, Examples(inputs, jnp.where(mask, targets, 0), Rows(column))
 
 
+def as_array(name: str, value: Any, solver: str) -> jax.Array | np.ndarray:
+    """Returns an argument as an array, if it is one or NumPy can convert it.
+
+    Raises:
+      TypeError: it is a list, a sparse matrix, or holds something other than numbers.
+    """
+    if isinstance(value, (jax.Array, np.ndarray)):
+        array = value
+    elif isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} is a {type(value).__name__}; {solver} needs an array.")
+    elif dense := next((f for f in ("toarray", "todense") if hasattr(value, f)), None):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; {solver} needs a dense array: pass"
+            f" {name}.{dense}()."
+        )
+    else:
+        array = np.asarray(value)
+    if array.dtype.kind in "OSUM":  # objects, bytes, text, dates
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; {solver} needs numbers. Class labels become numbers"
+            f" by np.unique({name}, return_inverse=True)[1]."
+        )
+    return array
+
+
 def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:
     shape, kind = tuple(jnp.shape(targets)), jnp.result_type(targets)
     integer = jnp.issubdtype(kind, jnp.integer)
@@ -128,7 +153,9 @@ def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:
                 f"targets has shape {shape} and dtype {kind}; softmax_cross_entropy takes integer"
                 f" class labels ({n},) or probabilities ({n}, {k})."
             )
+        # A small dtype need not hold the number of classes.
         labels = jnp.asarray(targets)
+        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         valid = ((labels >= 0) & (labels < k))[:, None]
         # A label out of range must give NaN, not a row of zeros.
         return jnp.where(valid, jax.nn.one_hot(labels, k, dtype=dtype), jnp.nan)
@@ -145,9 +172,13 @@ def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:
     return jnp.asarray(targets, dtype)
 
 
-def is_concrete(*values: Any) -> bool:
-    """Whether the values can be looked at now, outside of any trace."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+def can_be_read(*values: Any) -> bool:
+    """Whether this process can look at the values now: no trace, no other process has a part."""
+    return all(
+        not isinstance(leaf, Tracer)
+        and (not isinstance(leaf, jax.Array) or leaf.is_fully_addressable)
+        for leaf in jax.tree.leaves(values)
+    )
 
 
 def check_values(inputs: Any, targets: Any, weights: Any, loss: Loss, classes: int) -> None:

@@ -8,12 +8,14 @@ order of their paths (`layers/2` before `layers/10`), or in the order that the u
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 class Network(NamedTuple):
@@ -35,7 +37,13 @@ class Network(NamedTuple):
 _PARTS = ("kernel", "bias")
 
 
-def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver: str) -> Network:
+def find_layers(
+    params: Any,
+    layer_order: Sequence[str] | None = None,
+    *,
+    solver: str,
+    whole: bool = True,
+) -> Network:
     """Finds the dense layers in `params` and checks that each fits the next.
 
     Args:
@@ -43,16 +51,20 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver
       layer_order: the paths of all layers, first layer first, such as ("encoder", "decoder"); None
         takes the natural order of the paths.
       solver: who asks, for the messages.
+      whole: whether masked params are refused.
 
     Returns:
       A `Network`.
 
     Raises:
       ValueError: a leaf is not part of a dense layer, a kernel is missing or has another number of
-        axes than 2, a bias doesn't fit its kernel, a layer doesn't fit the next one, or
+        axes than 2, a bias doesn't fit its kernel, a layer doesn't fit the next one, the
+        order of the layers is not known, or
         `layer_order` does not list every layer once.
       TypeError: a leaf is not of a real floating dtype.
     """
+    if whole:
+        _refuse_masked(params, solver)
     found: dict[str, dict[str, int]] = {}
     leaves = jax.tree.leaves(params)
     for position, (layer, part) in enumerate(parts_of(params)):
@@ -62,13 +74,15 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver
             raise ValueError(
                 f"params has an array {layer!r} of shape {shape}, which is not the `kernel` or"
                 f" `bias` of a dense layer; {solver} takes multilayer perceptrons only, without"
-                " normalisation, convolution, embedding or attention."
+                f" normalisation, convolution, embedding or attention.{_naming_hint(layer)}"
             )
         if part == "kernel" and len(shape) != 2:
             kind = "that of a convolution" if len(shape) > 2 else "not that of a dense layer"
+            if len(shape) == 3:
+                kind = "that of a convolution, or of layers stacked by nnx.vmap or a scan"
             raise ValueError(
                 f"layer {layer!r} has a kernel of shape {shape}, which is {kind}; {solver} needs"
-                " kernels of shape (inputs, outputs)."
+                " one kernel of shape (inputs, outputs) for each layer."
             )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
@@ -82,6 +96,8 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver
             ' {"layers": [{"kernel": (inputs, outputs), "bias": (outputs,)}, ...]}.'
         )
     names = _ordered(found, layer_order)
+    if layer_order is None:
+        _check_order_is_known({name: _kernel_shape(leaves, found[name]) for name in names})
     sizes: list[int] = []
     for index, name in enumerate(names):
         parts = found[name]
@@ -112,6 +128,26 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver
         tuple(found[name].get("bias") for name in names),
         tuple(sizes),
     )
+
+
+def _refuse_masked(params: Any, solver: str) -> None:
+    """Refuses part of a network, which is another network: optax.masked leaves out the rest."""
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    masked = [
+        "/".join(map(_key_name, path))
+        for path, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
+        if is_masked(node)
+    ]
+    if masked:
+        raise ValueError(
+            f"params {', '.join(map(repr, masked))} are masked: {solver} needs all layers, because"
+            " the update of each depends on the others. To keep some fixed, mask the updates"
+            " of tritia.stochastic_tiam after it: optax.chain(tritia.stochastic_tiam(...),"
+            " optax.masked(optax.set_to_zero(), frozen))."
+        )
 
 
 def parts_of(params: Any) -> list[tuple[str, str | None]]:
@@ -174,6 +210,60 @@ def _ordered(
             f" params are {list(natural)}."
         )
     return tuple(layer_order)
+
+
+_OTHER_NAMES = {
+    "w": "Haiku's `w` and `b`: pass {'kernel': w, 'bias': b} for each layer",
+    "b": "Haiku's `w` and `b`: pass {'kernel': w, 'bias': b} for each layer",
+    "weight": (
+        "Equinox's `weight`, of shape (outputs, inputs): pass {'kernel': weight.T, 'bias': bias}"
+        " for each layer"
+    ),
+}
+
+
+def _naming_hint(path: str) -> str:
+    """Says what to do with params that other libraries name in another way."""
+    name = path.rsplit("/", 1)[-1]
+    if name.isdigit():
+        return " Arrays in tuples or lists have no names: pass {'kernel': W, 'bias': b} instead."
+    return f" It looks like {_OTHER_NAMES[name]}." if name in _OTHER_NAMES else ""
+
+
+def _kernel_shape(leaves: Sequence[Any], parts: dict[str, int]) -> tuple[int, ...] | None:
+    return tuple(jnp.shape(leaves[parts["kernel"]])) if "kernel" in parts else None
+
+
+def _check_order_is_known(shapes: dict[str, tuple[int, ...] | None]) -> None:
+    """Refuses layers that fit each other in several orders, which their names do not decide.
+
+    Names that differ in a number only are taken in the order of the numbers.
+    """
+    kernels = list(shapes.values())
+    if any(
+        before is None or after is None or before[1] != after[0]
+        for before, after in itertools.pairwise(kernels)
+    ):
+        return  # an error of its own
+    groups: dict[str, list[str]] = {}
+    for name in shapes:  # in their natural order
+        groups.setdefault(re.sub(r"\d+", "0", name), []).append(name)
+
+    def orders(width: int | None, taken: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if len(taken) == len(shapes):
+            yield taken
+        for group in groups.values():
+            name = next((name for name in group if name not in taken), None)
+            shape = shapes[name] if name else None
+            if name and shape and width in (None, shape[0]):
+                yield from orders(shape[1], (*taken, name))
+
+    first, second = itertools.islice(itertools.chain(orders(None, ()), (None, None)), 2)
+    if first and second:
+        raise ValueError(
+            f"the layers fit in more than one order, such as {list(first)} and {list(second)},"
+            f" and their names do not say which: pass layer_order=, such as {first}."
+        )
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -29,7 +29,9 @@ def halving(start: float = 100.0, *, floor: float = 1e-3) -> optax.Schedule:
     check_number("start", start, minimum=0, exclusive_minimum=True, schedule=False)
     check_number("floor", floor, minimum=0, schedule=False)
     # The exponent is bounded so that nothing underflows on the way.
-    return lambda count: jnp.maximum(start * 0.5 ** jnp.minimum(count, 120.0), floor)
+    return lambda count: jnp.maximum(
+        start * 0.5 ** jnp.minimum(jnp.asarray(count, float), 120.0), floor
+    )
 
 
 def growing_period(first: int, largest: int) -> optax.Schedule:

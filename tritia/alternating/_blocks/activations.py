@@ -287,7 +287,7 @@ def prox(
         if activation.inverse is not None:
             starts.append(_nearest_preimage(activation, a))
         points = damped_newton(
-            lambda z: _newton_terms(activation, z, a, m, gamma, rho),
+            lambda z: _newton_terms(activation, z, a[None], m[None], gamma, rho),
             jnp.stack(starts),
             iterations=iterations,
             tolerance=0.0,

@@ -57,7 +57,7 @@ class KernelStep(NamedTuple):
 def fit(a: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Returns a W + b, (n, k)."""
     product = a @ kernel
-    return product if bias is None else product + bias
+    return product if bias is None else product + bias[None]
 
 
 def kernel_exact(
@@ -300,14 +300,14 @@ def _step(
         if not centred:
             return KernelStep(Layer(kernel, None, product), moved)
         best = rows.mean(z - product)
-        return KernelStep(Layer(kernel, best, product + best), moved)
+        return KernelStep(Layer(kernel, best, product + best[None]), moved)
     if start.bias is None:
         return KernelStep(Layer(kernel, None, rows.unscale(scaled_product)), moved)
     # The mean row of a W is that of the start, less its bias, and what `moved` adds.
     mean = rows.mean(a) if spectrum is None else spectrum.mean
     target = rows.mean(z)
     best = target - (rows.mean(start.fit) - start.bias) - mean @ moved
-    return KernelStep(Layer(kernel, best, rows.unscale(scaled_product) + target), moved)
+    return KernelStep(Layer(kernel, best, rows.unscale(scaled_product) + target[None]), moved)
 
 
 def activation_penalty(

@@ -139,7 +139,7 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
         def row(z_row, y_row):
             return slope_of(z_row[None], y_row[None])[0]
 
-        hessian = jax.vmap(jax.jacfwd(row))(z, y) + rho * jnp.eye(z.shape[-1], dtype=z.dtype)
+        hessian = jax.vmap(jax.jacfwd(row))(z, y) + rho * jnp.eye(z.shape[-1], dtype=z.dtype)[None]
         d = jnp.linalg.solve(hessian, g[..., None])[..., 0]
         slope = jnp.sum(d * g, axis=-1, keepdims=True)
         descends = slope >= 1e-3 * rho * jnp.sum(d * d, axis=-1, keepdims=True)

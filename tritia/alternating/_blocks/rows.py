@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     def scale(self, x: jax.Array, centred: bool) -> jax.Array:
         """Returns S x (without the centring where `centred` is False)."""
         if centred:
-            x = x - self.mean(x)
+            x = x - self.mean(x)[None]
         return x if self.weights is None else jnp.sqrt(self.weights) * x
 
     def adjoint(self, x: jax.Array, centred: bool) -> jax.Array:
@@ -49,9 +49,10 @@ class Rows(NamedTuple):
         if not centred:
             return x
         if self.weights is None:
-            return x - jnp.mean(x, axis=0)
+            return x - jnp.mean(x, axis=0, keepdims=True)
         total = jnp.sum(self.weights)
-        return x - self.weights * jnp.sum(x, axis=0) / jnp.where(total > 0, total, 1)
+        mean = jnp.sum(x, axis=0, keepdims=True) / jnp.where(total > 0, total, 1)
+        return x - self.weights * mean
 
     def unscale(self, x: jax.Array) -> jax.Array:
         """Returns D^{-1/2} x, 0 in rows of weight 0."""

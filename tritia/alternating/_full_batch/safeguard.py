@@ -130,9 +130,9 @@ def _move(stepped: Layer, current: Layer, ahead, kernels: Any, biases: Any) -> M
     if stepped.bias is None or current.bias is None:
         return Move(factor, ahead, None, factor * (stepped.fit - current.fit))
     bias = stepped.bias - current.bias
-    product = (stepped.fit - current.fit) - bias
+    product = (stepped.fit - current.fit) - bias[None]
     longer = jnp.asarray(1 + biases, bias.dtype) * bias
-    return Move(factor, ahead, longer, factor * product + longer)
+    return Move(factor, ahead, longer, factor * product + longer[None])
 
 
 def output(method: Method, z, fit, targets, inertia: Inertia, rho):

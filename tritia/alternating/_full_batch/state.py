@@ -165,7 +165,7 @@ class Start(NamedTuple):
 def resume(
     method: Method,
     network: Network,
-    params: optax.Params | None,
+    params: optax.Params,
     kept: Kept,
     state: TiamState,
     examples: Examples,
@@ -210,7 +210,7 @@ def resume(
 def advance(
     method: Method,
     network: Network,
-    params: optax.Params | None,
+    params: optax.Params,
     kept: Kept,
     state: TiamState,
     examples: Examples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from tritia._arguments import (
     check_static_int,
     static_message,
 )
+from tritia._mesh import vary, varying_axes, with_auto_axes
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
     activation_of_each,
@@ -230,7 +232,7 @@ def tiam(
         # A gradient step saves a pass over a wide input by the Gram matrix; a tall one has nothing
         # to save.
         wide = method.by_rows[0] and n <= LARGEST_SYSTEM
-        return initial_state(
+        state = initial_state(
             method,
             network,
             params,
@@ -240,6 +242,7 @@ def tiam(
             dtype=solver_dtype(params),
             place=place,
         )
+        return vary(state, varying_axes(params))
 
     def update_fn(
         updates: Any,
@@ -262,11 +265,27 @@ def tiam(
             num_examples=n,
             loss=the_loss,
         )
-        method = method_for(network)
-        first = state.count == 0
-        if ex.is_concrete(first, inputs, targets, weights) and bool(first):
+        if ex.can_be_read(state.count, inputs, targets, weights) and state.count == 0:
             ex.check_values(inputs, targets, weights, the_loss, network.sizes[-1])
+        axes = varying_axes((params, state))
+        shards = varying_axes(examples) - axes
+        if shards:
+            raise ValueError(
+                f"inputs, targets or weights vary over the axes {sorted(shards)} of jax.shard_map,"
+                f" and params do not: {NAME} needs all rows at once. Use jax.jit with"
+                " row_sharding=, or tritia.stochastic_tiam."
+            )
+        result = with_auto_axes(
+            functools.partial(step, network),
+            (params, state),
+            *vary((params, state, examples), axes),
+        )
+        return vary(result, axes)
 
+    def step(
+        network: Network, params: optax.Params, state: TiamState, examples: ex.Examples
+    ) -> tuple[optax.Updates, TiamState]:
+        method = method_for(network)
         numbers = layer_penalties(
             network.sizes,
             examples.inputs.dtype,
@@ -295,7 +314,7 @@ def tiam(
             method, network, params, kept, state, examples, start, result, place
         )
         updates = jax.tree.map(
-            lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=kept.displacement),
+            lambda moved, leaf: jnp.array(moved, jnp.result_type(leaf), copy=kept.displacement),
             displacement,
             params,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule
+from tritia._mesh import Axes, vary, varying_axes, with_auto_axes
 from tritia._trees import cast_like
 from tritia.alternating._arguments import is_placeholder, solver_dtype
+from tritia.alternating._examples import as_array
 from tritia.alternating._minibatch import running_gram as grams
 from tritia.alternating._minibatch.damped_inverse import times_columns
 from tritia.alternating._minibatch.running_gram import InputGramState
@@ -119,11 +122,9 @@ def scale_by_input_gram(
     def init_fn(params: optax.Params) -> InputGramState:
         if is_placeholder(params):
             return grams.placeholder_state()
-        return grams.start(
-            settings,
-            grams.widths(find_layers(params, layer_order, solver=NAME)),
-            solver_dtype(params),
-        )
+        network = find_layers(params, layer_order, solver=NAME, whole=False)
+        state = grams.start(settings, grams.widths(network), solver_dtype(params))
+        return vary(state, varying_axes(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -135,10 +136,27 @@ def scale_by_input_gram(
         **extra: Any,
     ) -> tuple[optax.Updates, InputGramState]:
         del params, extra
-        network = find_layers(updates, layer_order, solver=NAME)
+        network = find_layers(updates, layer_order, solver=NAME, whole=False)
+        rows = _convert(layer_inputs, weights, network, state.mass.dtype)
+        axes = varying_axes((updates, state))
+        result = with_auto_axes(
+            functools.partial(step, network, varying_axes(rows) - axes),
+            (updates, state),
+            *vary((updates, state, rows), axes),
+        )
+        return vary(result, axes)
+
+    def step(
+        network: Network,
+        axes: Axes,
+        updates: optax.Updates,
+        state: InputGramState,
+        rows: tuple[list[jax.Array], jax.Array | None],
+    ) -> tuple[optax.Updates, InputGramState]:
+        inputs, weights = rows
         dtype = state.mass.dtype
-        shares, inputs = _convert(layer_inputs, weights, network, dtype)
-        state = grams.advance(settings, state, inputs, shares)
+        shares = grams.row_shares(weights, len(inputs[0]), dtype, axes)
+        state = grams.advance(settings, state, inputs, shares, axes)
         kernels, biases = layers_of(network, updates, dtype)
         scaled = [
             grams.split(times_columns(inverse, grams.joined(kernel, bias)), bias is not None)
@@ -151,8 +169,9 @@ def scale_by_input_gram(
 
 
 def _convert(
-    layer_inputs: Any, weights: Any, network: Network, dtype: Any
-) -> tuple[jax.Array, list[jax.Array]]:
+    layer_inputs: Any, weights: Any, network: Network, dtype: jnp.dtype
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """Returns the inputs of each layer with the column of ones, and the weights, (n, 1) or None."""
     if layer_inputs is None:
         raise ValueError(
             f"scale_by_input_gram needs the inputs of each layer: call {CALL}, with one array"
@@ -164,6 +183,7 @@ def _convert(
             f"layer_inputs must be a sequence with one array for each of the layers"
             f" {list(network.names)}; got {count}{type(layer_inputs).__name__}."
         )
+    layer_inputs = [as_array("layer_inputs", a, NAME) for a in layer_inputs]
     n = None
     for name, size, a in zip(network.names, network.sizes, layer_inputs, strict=False):
         shape = tuple(jnp.shape(a))
@@ -185,4 +205,4 @@ def _convert(
         # A padded row may hold anything, NaN too: 0 * NaN would spread it.
         arrays = [jnp.where(weights > 0, a, 0) for a in arrays]
     arrays = [grams.with_ones(a, bias) for a, bias in zip(arrays, network.biases, strict=True)]
-    return grams.row_shares(weights, n, dtype), arrays
+    return arrays, weights

@@ -22,6 +22,7 @@ import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
 from tritia._batching import lockstep_cond
+from tritia._mesh import Axes
 from tritia.alternating._minibatch.damped_inverse import damped_inverse, zero_inverse
 from tritia.alternating._network import Network
 
@@ -151,7 +152,11 @@ def start(settings: GramSettings, sizes: Sequence[int], dtype: jnp.dtype) -> Inp
 
 
 def advance(
-    settings: GramSettings, state: InputGramState, inputs: Sequence[jax.Array], shares: jax.Array
+    settings: GramSettings,
+    state: InputGramState,
+    inputs: Sequence[jax.Array],
+    shares: jax.Array,
+    axes: Axes,
 ) -> InputGramState:
     """Returns the state after a minibatch: refreshed and factored if that is due.
 
@@ -160,6 +165,7 @@ def advance(
       state: before the minibatch.
       inputs: of each layer, (n, d) with the column of ones.
       shares: the share of each row in a mean, as `row_shares` returns them.
+      axes: of `jax.shard_map`, over which the rows are spread.
     """
     dtype = state.mass.dtype
     known = settings.input_gram is not None  # the first Gram matrix stays what it is
@@ -171,10 +177,11 @@ def advance(
 
     def refresh(decay, mass, grams, inputs, shares):
         news = tuple(
-            mean_gram(a, shares, gram.ndim == 1) for gram, a in zip(grams, inputs, strict=True)
+            mean_gram(a, shares, axes, diagonal=gram.ndim == 1)
+            for gram, a in zip(grams, inputs, strict=True)
         )
         # A batch of weight 0 has no Gram matrix, and NaN would never leave an average again.
-        usable = jnp.any(shares > 0)
+        usable = total(shares, axes) > 0
         for new in news:
             usable &= jnp.all(jnp.isfinite(new))
         share = jnp.where(usable, 1 - decay, 0)
@@ -187,7 +194,7 @@ def advance(
     refreshed, mass, grams = lockstep_cond(
         state.count >= state.next_refresh,
         refresh,
-        lambda decay, mass, grams, inputs, shares: (jnp.zeros((), bool), mass, grams),
+        lambda decay, mass, grams, inputs, shares: (jnp.zeros_like(mass, bool), mass, grams),
         jnp.asarray(value_at(settings.decay, state.count), dtype),
         state.mass,
         state.grams[first:],
@@ -228,18 +235,35 @@ def advance(
     )
 
 
-def row_shares(weights: jax.Array | None, n: int, dtype: jnp.dtype) -> jax.Array:
-    """Returns the share of each row in a mean, (n, 1); zeros where all weights are 0."""
-    if weights is None:
-        return jnp.full((n, 1), 1 / n, dtype)
-    total = jnp.sum(weights)
-    return weights.reshape(n, 1) / jnp.where(total > 0, total, 1)
+def row_shares(weights: jax.Array | None, n: int, dtype: jnp.dtype, axes: Axes) -> jax.Array:
+    """Returns the share of each row in a mean, (n, 1); zeros where all weights are 0.
+
+    Args:
+      weights: (n,) or (n, 1), or None where all are 1.
+      n: the number of rows.
+      dtype: of the result.
+      axes: of `jax.shard_map`, over which the rows are spread.
+    """
+    ones = jnp.ones((n, 1), dtype) if weights is None else weights.reshape(n, 1)
+    mass = total(ones, axes)
+    return ones / jnp.where(mass > 0, mass, 1)
 
 
-def mean_gram(a: jax.Array, shares: jax.Array, diagonal: bool) -> jax.Array:
+def total(x: jax.Array, axes: Axes) -> jax.Array:
+    """Returns the sum of an array, (), over these axes of `jax.shard_map` too."""
+    return over_all_rows(jnp.sum(x), axes)
+
+
+def over_all_rows(x: jax.Array, axes: Axes) -> jax.Array:
+    """Returns a sum over rows, summed over the axes of `jax.shard_map` that spread them as well."""
+    return jax.lax.psum(x, tuple(sorted(axes))) if axes else x
+
+
+def mean_gram(a: jax.Array, shares: jax.Array, axes: Axes, *, diagonal: bool) -> jax.Array:
     """Returns the mean over the rows of a^T a, (d, d), or its diagonal, (d,)."""
     weighted = shares * a
-    return jnp.sum(weighted * a, axis=0) if diagonal else weighted.T @ a
+    gram = jnp.sum(weighted * a, axis=0) if diagonal else weighted.T @ a
+    return over_all_rows(gram, axes)
 
 
 def joined(kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

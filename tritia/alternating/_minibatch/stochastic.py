@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_choice, check_number, value_at
+from tritia._mesh import Axes, vary, varying_axes, with_auto_axes
 from tritia._trees import cast_like
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
@@ -23,9 +25,9 @@ from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import Loss
 from tritia.alternating._minibatch import running_gram as grams, targets as block_targets
-from tritia.alternating._minibatch.damped_inverse import times_columns, times_rows
+from tritia.alternating._minibatch.damped_inverse import Inverse, times_columns, times_rows
 from tritia.alternating._minibatch.running_gram import InputGramState
-from tritia.alternating._network import find_layers, layers_of, like_params
+from tritia.alternating._network import Network, find_layers, layers_of, like_params
 from tritia.alternating._schedules import growing_period
 from tritia.inertia import Inertia, triple_inertia
 
@@ -202,9 +204,10 @@ def stochastic_tiam(
         network = find_layers(params, layer_order, solver=NAME)
         activation_of_each(hidden, network)
         dtype = solver_dtype(params)
-        return StochasticTiamState(
+        state = StochasticTiamState(
             jnp.zeros((), dtype), grams.start(settings, grams.widths(network), dtype)
         )
+        return vary(state, varying_axes(params))
 
     def update_fn(
         updates: Any,
@@ -227,13 +230,33 @@ def stochastic_tiam(
             num_examples=None,
             loss=the_loss,
         )
+        axes = varying_axes((params, state))
+        rows = varying_axes(examples) - axes
+        result = with_auto_axes(
+            functools.partial(step, network, rows),
+            (params, state),
+            *vary((params, state, examples), axes),
+        )
+        return vary(result, axes)
+
+    def step(
+        network: Network,
+        axes: Axes,
+        params: optax.Params,
+        state: StochasticTiamState,
+        examples: ex.Examples,
+    ) -> tuple[optax.Updates, StochasticTiamState]:
         activations = activation_of_each(hidden, network)
         n, dtype = examples.inputs.shape[0], examples.inputs.dtype
-        shares = grams.row_shares(examples.rows.weights, n, dtype)
+        shares = grams.row_shares(examples.rows.weights, n, dtype, axes)
 
         def weighted(x: jax.Array) -> jax.Array:
             # A user's loss may be NaN on the zeros that replace padding.
-            return shares * x if weights is None else jnp.where(shares > 0, shares * x, 0)
+            return (
+                shares * x
+                if examples.rows.weights is None
+                else jnp.where(shares > 0, shares * x, 0)
+            )
 
         kernels, biases = layers_of(network, params, dtype)
         z, a = forward_pass(kernels, biases, activations, examples.inputs)
@@ -249,30 +272,30 @@ def stochastic_tiam(
                 kernels, activations, the_loss, z, a, examples.targets, rate, pull
             )
         layer_inputs = [grams.with_ones(x, bias) for x, bias in zip(a, biases, strict=True)]
-        memory = grams.advance(settings, state.grams, layer_inputs, shares)
+        memory = grams.advance(settings, state.grams, layer_inputs, shares, axes)
         steps = [
-            grams.split(_kernel_step(inverse, x, weighted(move)), bias is not None)
+            grams.split(_kernel_step(inverse, x, weighted(move), axes), bias is not None)
             for inverse, x, move, bias in zip(
                 memory.inverses, layer_inputs, moves, biases, strict=True
             )
         ]
-        step = like_params(network, params, *zip(*steps, strict=True))
+        displacement = like_params(network, params, *zip(*steps, strict=True))
         row_losses = the_loss.value(z[-1], examples.targets)[:, None]
         return (
-            cast_like(step, params),
-            StochasticTiamState(jnp.sum(weighted(row_losses)), memory),
+            cast_like(displacement, params),
+            StochasticTiamState(grams.total(weighted(row_losses), axes), memory),
         )
 
     block_step = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return block_step if inertia is None else triple_inertia(block_step, **inertia._asdict())
 
 
-def _kernel_step(inverse: jax.Array, a: jax.Array, moves: jax.Array) -> jax.Array:
+def _kernel_step(inverse: Inverse, a: jax.Array, moves: jax.Array, axes: Axes) -> jax.Array:
     """Returns inverse a^T moves, (d, k), multiplied in the cheaper order."""
     rows, outputs = moves.shape
     if rows < outputs:
-        return times_rows(inverse, a).T @ moves
-    return times_columns(inverse, a.T @ moves)
+        return grams.over_all_rows(times_rows(inverse, a).T @ moves, axes)
+    return times_columns(inverse, grams.over_all_rows(a.T @ moves, axes))
 
 
 def _check_inertia(inertia: Inertia | None) -> None:

@@ -82,9 +82,14 @@ def exact_displacements(
       z: pre-activations of the forward pass, (n, d_l) each.
       a: the inputs of each layer, (n, d_{l-1}) each.
       targets: as the loss takes them.
-      rate: eta > 0.
+      rate: eta >= 0.
       rho: the curvature of a block's pull on the one below it, > 0.
     """
+    # As the rate goes to 0 the displacements become proportional to it, and 1 / rate overflows: a
+    # rate below the root of rounding takes the displacements of that root, in proportion.
+    root = jnp.sqrt(jnp.finfo(rate.dtype).eps)
+    asked, rate = rate, jnp.maximum(rate, root)
+    rho = jnp.maximum(rho, root / rate)  # likewise for a block that hardly pulls
     moves = [losses.prox(loss, targets, z[-1], z[-1], 1 / rate) - z[-1]]
     pull = 1 / (rate * rho)
     for layer in reversed(range(len(activations))):
@@ -96,7 +101,8 @@ def exact_displacements(
         pulled = a[layer + 1] + pull * move
         moved = act.prox(activations[layer], pulled, z[layer], z[layer], rho, 1 / rate)
         moves.append(moved - z[layer])
-    return moves[::-1]
+    share = jnp.minimum(asked / rate, 1)
+    return [share * move for move in moves[::-1]]
 
 
 def slope_times(activation: Activation, z: jax.Array, move: jax.Array) -> jax.Array:
