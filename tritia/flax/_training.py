@@ -1,4 +1,4 @@
-"""What a Flax user calls."""
+"""The public functions of `tritia.flax`."""
 
 from __future__ import annotations
 

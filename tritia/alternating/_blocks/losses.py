@@ -1,4 +1,4 @@
-r"""Losses, and the block problem that the output pre-activation poses.
+r"""Losses, and the block problem of the output pre-activation.
 
 Each row of the output solves its own problem, the proximal operator of the loss:
 

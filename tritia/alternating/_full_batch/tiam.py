@@ -50,8 +50,8 @@ from tritia.inertia import Inertia
 NAME = "tiam"
 
 LARGEST_SYSTEM = 2048
-"""Kernel step "auto" solves exactly up to this many unknowns per output; the n x n product that
-spares the gradient steps a pass over a wide input is kept up to this many rows."""
+"""Kernel step "auto" solves exactly up to this many unknowns per output; the n x n Gram matrix that
+saves the gradient steps a pass over a wide input is kept up to this many rows."""
 
 
 def tiam(
@@ -75,7 +75,7 @@ def tiam(
     layer_order: Sequence[str] | None = None,
     row_sharding: jax.sharding.Sharding | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""A solver with Optax's interface, which ignores gradients and belongs to its rows.
+    r"""A solver with Optax's interface, which ignores gradients and is tied to its training rows.
 
     It trains a multilayer perceptron by alternating minimisation with triple inertia: pre-
     activations z and activations a are variables beside the kernels and biases, and an update

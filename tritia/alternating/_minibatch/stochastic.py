@@ -92,8 +92,8 @@ def stochastic_tiam(
     **Learning rate.** The loss is averaged over the rows, so that a learning rate suits any batch
     size. eta is in units of a Newton step for squared error: on a linear network eta = 1 and
     damping = 0 solve least squares in one step. As damping grows the step becomes gradient descent
-    with the learning rate :math:`\eta / \lambda_l`. The default damping and inertia take 0.3 to 3,
-    best falling to 0 over the run.
+    with the learning rate :math:`\eta / \lambda_l`. With the default damping and inertia 0.3 to 3
+    is usual, best decayed to 0 over the run.
 
     **In a loop.** Any minibatch will do at any update, of any number of rows; under `jax.jit` a
     batch of another shape compiles anew, so pad the last one and give its padding weight 0. An
