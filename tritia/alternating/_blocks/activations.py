@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,14 @@ import numpy as np
 from tritia.alternating._blocks.newton import damped_newton
 
 Elementwise = Callable[[jax.Array], jax.Array]
+
+# fmt: off
+ActivationName = Literal[
+    "relu", "leaky_relu", "relu6", "hard_tanh", "identity", "elu", "selu", "softplus", "tanh",
+    "sigmoid", "gelu", "gelu_exact", "silu",
+]
+# fmt: on
+"""The names of `ACTIVATIONS`."""
 
 
 class Piece(NamedTuple):

@@ -200,7 +200,7 @@ def resume(
             layers_of(network, state.displacement, dtype)[0] if kept.displacement else (),
             state.activation_displacements,
         ),
-        jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if kept.tau else (),
+        jnp.maximum(cast(jax.Array, state.tau), 2 * _SMALLEST_TAU) if kept.tau else (),
         _spectrum(method, state.spectrum, examples, first, biases[0] is not None),
         jnp.where(first, marks, state.fingerprint),
         changed,

@@ -25,10 +25,11 @@ from tritia.alternating._arguments import (
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating._blocks.activations import Activation
-from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._blocks.activations import Activation, ActivationName
+from tritia.alternating._blocks.losses import Loss, LossName
 from tritia.alternating._full_batch.block_pass import update_blocks
 from tritia.alternating._full_batch.coefficients import (
+    BlockKind,
     inertias_at,
     reads_displacement,
     resolve_inertias,
@@ -57,8 +58,8 @@ saves the gradient steps a pass over a wide input is kept up to this many rows."
 def tiam(
     num_examples: int,
     *,
-    activation: str | Activation | Sequence[str | Activation] = "relu",
-    loss: str | Loss = "softmax_cross_entropy",
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+    loss: LossName | Loss = "softmax_cross_entropy",
     coupling: Coupling = "penalty",
     kernel_step: KernelStep = "auto",
     block_order: BlockOrder = "backward",
@@ -68,7 +69,7 @@ def tiam(
     penalty_growth: ScalarOrSchedule = 2.0,
     tau: ScalarOrSchedule = 0.0,
     eps: ScalarOrSchedule = halving(),  # noqa: B008
-    inertia: Inertia | Mapping[str, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
+    inertia: Inertia | Mapping[BlockKind, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
     safeguard: bool = True,
     scale_mu: bool = True,
     activation_steps: int = 5,

@@ -19,9 +19,9 @@ from tritia.alternating._arguments import (
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating._blocks.activations import Activation
+from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.forward_pass import forward_pass
-from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._blocks.losses import Loss, LossName
 from tritia.alternating._minibatch import running_gram as grams, targets as block_targets
 from tritia.alternating._minibatch.damped_inverse import times_columns, times_rows
 from tritia.alternating._minibatch.running_gram import InputGramState
@@ -49,8 +49,8 @@ class StochasticTiamState(NamedTuple):
 def stochastic_tiam(
     learning_rate: ScalarOrSchedule,
     *,
-    activation: str | Activation | Sequence[str | Activation] = "relu",
-    loss: str | Loss = "softmax_cross_entropy",
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+    loss: LossName | Loss = "softmax_cross_entropy",
     target_step: TargetStep = "gradient",
     rho: ScalarOrSchedule = 1.0,
     damping: ScalarOrSchedule = 10.0,

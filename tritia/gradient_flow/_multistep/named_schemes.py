@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,14 @@ from tritia._arguments import check_choice, check_number, check_static_int, stat
 from tritia.gradient_flow._coefficient import Coefficient, coefficient
 from tritia.gradient_flow._multistep.scheme import EULER, LinearMultistep
 from tritia.gradient_flow._multistep.taylor_conditions import solve_exactly, taylor_row
+
+# fmt: off
+MultistepName = Literal[
+    "euler", "ab2", "ab3", "ab4", "ab5", "bdf2", "bdf3", "bdf4", "bdf5", "difference23",
+    "difference24", "difference25", "difference26", "difference34", "difference35", "difference36",
+]
+# fmt: on
+"""The names of `MULTISTEP_SCHEMES`."""
 
 
 def derive_scheme(

@@ -10,6 +10,7 @@ import optax
 
 from tritia._arguments import ScalarOrSchedule, check_dtype, check_number, value_at
 from tritia.gradient_flow._multistep.named_schemes import (
+    MultistepName,
     adams_bashforth_scheme,
     bdf_scheme,
     check_scheme,
@@ -21,7 +22,9 @@ from tritia.gradient_flow._multistep.transform import multistep_transform
 
 
 def scale_by_linear_multistep(
-    scheme: LinearMultistep | str, *, accumulator_dtype: jax.typing.DTypeLike | None = None
+    scheme: LinearMultistep | MultistepName,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces Euler's step by a linear multistep scheme, for use inside a chain.
 
@@ -86,7 +89,7 @@ def scale_by_linear_multistep(
 
 def linear_multistep(
     learning_rate: ScalarOrSchedule,
-    scheme: LinearMultistep | str,
+    scheme: LinearMultistep | MultistepName,
     *,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:

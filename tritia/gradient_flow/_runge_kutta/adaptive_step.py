@@ -27,7 +27,7 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     check_updates,
     evaluate,
 )
-from tritia.gradient_flow._runge_kutta.named_tableaus import check_scheme
+from tritia.gradient_flow._runge_kutta.named_tableaus import TableauName, check_scheme
 from tritia.gradient_flow._runge_kutta.step_size_control import (
     LEAST_ERROR,
     LONGEST,
@@ -89,7 +89,7 @@ class _Pair(NamedTuple):
 
 def adaptive_runge_kutta(
     initial_learning_rate: float | jax.Array | None = None,
-    scheme: ButcherTableau | str = "dormand_prince",
+    scheme: ButcherTableau | TableauName = "dormand_prince",
     *,
     rtol: ScalarOrSchedule = 1e-3,
     atol: ScalarOrSchedule = 1e-6,

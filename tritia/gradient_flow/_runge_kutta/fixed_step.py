@@ -26,7 +26,11 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     check_updates,
     evaluate,
 )
-from tritia.gradient_flow._runge_kutta.named_tableaus import RungeKuttaScheme, check_scheme
+from tritia.gradient_flow._runge_kutta.named_tableaus import (
+    RungeKuttaScheme,
+    TableauName,
+    check_scheme,
+)
 from tritia.gradient_flow._runge_kutta.stages import (
     Memory,
     Stages,
@@ -76,7 +80,7 @@ class TransparentRungeKuttaState(NamedTuple):
 
 def runge_kutta(
     learning_rate: ScalarOrSchedule,
-    scheme: RungeKuttaScheme | str,
+    scheme: RungeKuttaScheme | TableauName,
     *,
     mode: Mode = "opaque",
     preconditioner: optax.GradientTransformation | None = None,

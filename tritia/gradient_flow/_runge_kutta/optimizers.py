@@ -34,11 +34,7 @@ def midpoint(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Runge, Math. Ann. 46, 1895
@@ -84,11 +80,7 @@ def heun(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Heun, Z. Math. Phys. 45, 1900
@@ -138,11 +130,7 @@ def rk4(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Kutta, Z. Math. Phys. 46, 1901
@@ -198,7 +186,7 @@ def rkc(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
+      What `tritia.runge_kutta` returns.
 
     Raises:
       ValueError: `stages`, `order` or `damping` is out of range; else as `tritia.runge_kutta`.
