@@ -61,6 +61,27 @@ def test_packages_that_do_not_know_each_other(package, stranger):
     assert not found
 
 
+# As CONTRIBUTING.md lists them: a package imports only packages that come before it.
+ORDER = ("gradient_flow", "inertia", "alternating", "flax", "sweeps", "_compare", "_command_line")
+
+
+def test_every_package_has_its_place_in_the_order():
+    assert {f"tritia.{name}" for name in ORDER} == {*LIBRARIES, "tritia._command_line"}
+
+
+@pytest.mark.parametrize("position", range(len(ORDER)), ids=ORDER)
+def test_packages_import_only_those_before_them(position):
+    later = [f"tritia.{name}" for name in ORDER[position + 1 :]]
+    found = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in _files(f"tritia.{ORDER[position]}")
+        for module in _imports(path)
+        for package in later
+        if _lies_in(module, package)
+    ]
+    assert not found
+
+
 def test_libraries_are_found():
     assert {"tritia.gradient_flow", "tritia.alternating", "tritia._compare"} <= set(LIBRARIES)
 

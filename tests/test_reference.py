@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,11 @@ import tritia.alternating
 import tritia.flax
 import tritia.inertia
 import tritia.sweeps
+from tritia.alternating._blocks.activations import ActivationName
+from tritia.alternating._blocks.losses import LossName
+from tritia.alternating._full_batch.coefficients import BlockKind, Inertias
+from tritia.gradient_flow._multistep.named_schemes import MultistepName
+from tritia.gradient_flow._runge_kutta.named_tableaus import TableauName
 
 PACKAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating, tritia.inertia)
 PUBLIC = {
@@ -83,3 +89,17 @@ def test_functions_say_their_arguments_and_show_an_example(name):
     arguments = text.partition("Args:")[2].partition("\nReturns:")[0]
     for parameter in inspect.signature(FUNCTIONS[name]).parameters:
         assert re.search(rf"^ *\**([\w, ]+, )?{parameter}\b.*:", arguments, re.MULTILINE), parameter
+
+
+@pytest.mark.parametrize(
+    ("annotation", "names"),
+    [
+        (MultistepName, tritia.MULTISTEP_SCHEMES),
+        (TableauName, tritia.TABLEAUS),
+        (ActivationName, tritia.alternating.ACTIVATIONS),
+        (LossName, tritia.alternating.LOSSES),
+        (BlockKind, Inertias._fields),
+    ],
+)
+def test_annotations_list_the_names_that_there_are(annotation, names):
+    assert get_args(annotation) == tuple(names)

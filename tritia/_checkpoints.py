@@ -1,4 +1,4 @@
-"""Whether a saved state belongs to an optimizer, said leaf by leaf."""
+"""Compares a saved state with the one that an optimizer expects, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_restorable(saved: Any, expected: Any) -> None:
         `jax.ShapeDtypeStruct`, such as `(params, optimizer.init(params))`.
 
     Raises:
-      ValueError: a leaf is missing, too many, or has another shape or dtype; all are named.
+      ValueError: a leaf is missing, unexpected, or of another shape or dtype; all are named.
 
     References:
       `Orbax: checkpointing PyTrees

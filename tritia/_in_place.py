@@ -1,9 +1,9 @@
-"""How XLA is brought to overwrite a buffer in place.
+"""How to make XLA overwrite a buffer in place.
 
-XLA does so only where it knows that everything that reads the buffer comes first; else it saves a
-copy. It does not know the order of two writes to different slots, nor that a step is computed
-before the memory is overwritten, unless one needs a result of the other. Conditionals give such
-results: a `token` is a boolean that is always True.
+XLA does so only where it knows that everything that reads the buffer comes first; otherwise it
+copies the buffer. It does not know the order of two writes to different slots, nor that a step is
+computed before the memory is overwritten, unless one needs a result of the other. Conditionals give
+such results: a `token` is a boolean that is always True.
 
 Under `jax.vmap` a conditional whose predicate differs between members becomes a select of both
 branches, as `jnp.where` would be: no slower for two ring slots, which then still need no copy, and
@@ -33,7 +33,7 @@ def computed_before(
     """Computes a tree in a conditional, and returns it with the token of this computation.
 
     Args:
-      never_negative: a number that XLA knows nothing of, such as a count or position.
+      never_negative: a number whose value XLA can't know, such as a count or position.
       compute: returns the tree.
       placeholder: any tree of the same shapes and dtypes.
     """

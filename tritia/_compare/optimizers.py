@@ -296,7 +296,7 @@ def alternating(**settings: Any) -> Optimizer:
         return {
             "objective": report.objective,
             "coupling_residual": report.coupling_residual.max(initial=0.0),
-            "rejected_weights": report.rejected.kernels.mean(),
+            "rejected_kernels": report.rejected.kernels.mean(),
             "step_norm": report.step_norms.max(),
         }
 

@@ -50,7 +50,7 @@ def find_layers(
       params: a pytree whose leaves are kernels (d, k) and biases (k,), called `kernel` and `bias`.
       layer_order: the paths of all layers, first layer first, such as ("encoder", "decoder"); None
         takes the natural order of the paths.
-      solver: who asks, for the messages.
+      solver: the name of the caller, for the messages.
       whole: whether masked params are refused.
 
     Returns:

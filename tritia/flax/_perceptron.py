@@ -64,9 +64,9 @@ def find(
     Args:
       model: an NNX or a Linen module.
       params: the params of a Linen module.
-      activation: what the user says of them, as in `tritia.tiam`; None finds them.
+      activation: the activations as the user gave them, as in `tritia.tiam`; None finds them.
       layer_order: the paths of the layers; None finds them.
-      solver: who asks, for the messages.
+      solver: the name of the caller, for the messages.
 
     Returns:
       The `Perceptron`.
@@ -122,7 +122,7 @@ def _function(model: Any, params: Any) -> _Function:
 
 
 def _check_layers(params: Any, solver: str) -> None:
-    """Lets `find_layers` look at each layer by itself, since their order is not known yet."""
+    """Checks each layer on its own by `find_layers`, since their order is not known yet."""
     layers: dict[str, Any] = {}
     for (name, part), leaf in zip(parts_of(params), jax.tree.leaves(params), strict=True):
         if part:

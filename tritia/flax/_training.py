@@ -1,4 +1,4 @@
-"""What a Flax user calls."""
+"""The public functions of `tritia.flax`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flax.training.train_state import TrainState
 import tritia
 from tritia._arguments import ScalarOrSchedule
 from tritia.alternating import Activation
+from tritia.alternating._blocks.activations import ActivationName
 from tritia.flax import _perceptron as perceptron
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -23,9 +24,9 @@ def grad_fn(
     model: nnx.Module,
     loss: Callable[..., Any],
     *arguments: Any,
-    wrt: Any = nnx.Param,
+    wrt: nnx.filterlib.Filter = nnx.Param,
     has_aux: bool = False,
-) -> Callable[[Any], Any]:
+) -> Callable[[optax.Params], optax.Updates]:
     r"""Makes the gradient as a function of params that Runge-Kutta steps ask for.
 
     .. math::
@@ -94,7 +95,7 @@ def grad_fn(
     return gradient
 
 
-def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
+def eval_model(model: Model, optimizer: Any, *, wrt: nnx.filterlib.Filter = nnx.Param) -> Model:
     r"""Returns a copy of the model that holds the evaluation parameters.
 
     See `tritia.eval_params`: the model that the loop trains stands at the point where gradients
@@ -119,9 +120,6 @@ def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
     Raises:
       TypeError: `model` is not an NNX module.
       ValueError: the optimizer holds no state of these transforms, or one for other params.
-
-    References:
-      `tritia.eval_params`.
 
     Examples:
       >>> import optax, tritia, tritia.flax
@@ -155,8 +153,8 @@ def tiam(
     model: nnx.Module | linen.Module,
     num_examples: int,
     *,
-    params: Any = None,
-    activation: str | Activation | Sequence[str | Activation] | None = None,
+    params: optax.Params | None = None,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
     layer_order: Sequence[str] | None = None,
     method: Callable[..., optax.GradientTransformationExtraArgs] = tritia.tiam,
     **settings: Any,
@@ -224,8 +222,8 @@ def stochastic_tiam(
     model: nnx.Module | linen.Module,
     learning_rate: ScalarOrSchedule,
     *,
-    params: Any = None,
-    activation: str | Activation | Sequence[str | Activation] | None = None,
+    params: optax.Params | None = None,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
     layer_order: Sequence[str] | None = None,
     **settings: Any,
 ) -> optax.GradientTransformationExtraArgs:
@@ -250,13 +248,6 @@ def stochastic_tiam(
       The transform, for `nnx.Optimizer(model, ..., wrt=nnx.Param)`, whose `update(model, None,
       inputs=x, targets=y)` takes any minibatch; with a Linen `TrainState` call
       `tritia.flax.apply_gradients`.
-
-    Raises:
-      ValueError: as `tritia.flax.tiam`.
-      TypeError: as `tritia.flax.tiam`.
-
-    References:
-      `tritia.stochastic_tiam`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, tritia, tritia.flax
@@ -291,7 +282,9 @@ def _found(
     return {"activation": activation, "layer_order": layer_order}
 
 
-def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> TrainState:
+def apply_gradients(
+    state: TrainState, *, grads: optax.Updates | None = None, **extra: Any
+) -> TrainState:
     r"""Steps a Linen `TrainState` with extra arguments for its transform.
 
     `TrainState.apply_gradients` has no way to pass them on. This is
@@ -337,6 +330,7 @@ def apply_gradients(state: TrainState, *, grads: Any = None, **extra: Any) -> Tr
     optimizer = optax.with_extra_args_support(state.tx)
     fields = {field.name for field in dataclasses.fields(cast(Any, state))}
     replaced = {name: extra.pop(name) for name in fields & extra.keys()}
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
+    gradients = cast(optax.Updates, grads)  # or None, for a transform that ignores them
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, **replaced)

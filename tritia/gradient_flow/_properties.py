@@ -1,4 +1,4 @@
-"""What linear multistep and Runge-Kutta schemes have in common: the properties to choose one by."""
+"""The properties that linear multistep and Runge-Kutta schemes share, to choose one by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import abc
 import functools
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from tritia.gradient_flow._describe import Description, draw_stability_regions
 
 if TYPE_CHECKING:
     import matplotlib.axes
+    import numpy.typing as npt
 
 
 class Scheme(abc.ABC):
@@ -37,7 +38,7 @@ class Scheme(abc.ABC):
         between steps.
 
     References:
-      Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, and II, 1996.
+      Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, 1993, and II, 1996.
 
     Examples:
       >>> import tritia
@@ -59,8 +60,8 @@ class Scheme(abc.ABC):
     def memory(self) -> int:
         """Copies of the params that the optimizer state keeps: SGD 0, momentum 1, Adam 2."""
 
-    def characteristic_roots(self, x: Any) -> np.ndarray:
-        r"""The numbers whose powers the iterates on a mode are made of.
+    def characteristic_roots(self, x: npt.ArrayLike) -> np.ndarray:
+        r"""The characteristic roots: on one mode the iterates are sums of powers of them.
 
         For a linear multistep scheme these are the k roots of
         :math:`\zeta^k = \sum_j (a_j - x b_j) \zeta^{k-1-j}`, for a Runge-Kutta method there is one,
@@ -97,7 +98,7 @@ class Scheme(abc.ABC):
     def _noise_gain(self) -> float:
         """The value of `noise_gain`."""
 
-    # Those of a scheme that reads nothing of the past.
+    # The values of schemes that read no earlier steps.
 
     def _parasitic_radius(self) -> float:
         return 0.0
@@ -115,7 +116,7 @@ class Scheme(abc.ABC):
         Along the flow the error at a fixed time is about :math:`C h^p` times a quantity of the
         problem: of two schemes of one order, the one with the smaller constant is closer by that
         ratio. For a linear multistep scheme :math:`C = C_{p+1} / \sum_j b_j` with
-        :math:`C_q = (1 - \sum_j a_j (-j)^q - q \sum_j b_j (-j)^{q-1}) / q!` (Hairer, Norsett,
+        :math:`C_q = (1 - \sum_j a_j (-j)^q - q \sum_j b_j (-j)^{q-1}) / q!` (Hairer, Nørsett,
         Wanner I, equation III.2.13). For a Runge-Kutta method it is the coefficient of
         :math:`z^{p+1}` in :math:`e^z - R(z)`, its error on linear problems. A fraction where the
         coefficients are.
@@ -134,8 +135,8 @@ class Scheme(abc.ABC):
         r"""The largest X such that no mode grows while :math:`h \lambda \le X`.
 
         On a quadratic, training is stable when learning rate times the largest curvature (the
-        sharpness) is at most X. Gradient descent has X = 2: divide X by 2 to see how much larger or
-        smaller a learning rate this scheme bears than SGD.
+        sharpness) is at most X. Gradient descent has X = 2: X / 2 is the scheme's largest stable
+        learning rate in units of SGD's.
 
         Examples:
           >>> import tritia
@@ -170,7 +171,7 @@ class Scheme(abc.ABC):
         check_number("start", start, minimum=0, schedule=False)
         return self._interval(radius, start)
 
-    def amplification(self, z: Any) -> np.ndarray:
+    def amplification(self, z: npt.ArrayLike) -> np.ndarray:
         r"""The factor by which a step can multiply the mode :math:`w' = \lambda w`.
 
         Curvature moves :math:`z = h \lambda` along the negative real axis, rotation (as in games)
@@ -192,7 +193,7 @@ class Scheme(abc.ABC):
 
     @functools.cached_property
     def noise_gain(self) -> float:
-        r"""The noise gain: the variance of a step against that of SGD's; 1 for SGD, less is calmer.
+        r"""The noise gain: the variance of a step relative to that of SGD, which has 1.
 
         When gradients carry independent noise of variance :math:`\sigma^2`, the variance of a step
         is the noise gain times :math:`h^2 \sigma^2`. It is the sum of squares of the step's
@@ -252,9 +253,9 @@ class Scheme(abc.ABC):
     def shrink_limit(self) -> float:
         """The smallest ratio of a learning rate to the last at which the scheme is used as it is.
 
-        Most schemes bear any decay of the learning rate, and the limit is 0: the past becomes long
-        against the step to come, and they turn into gradient descent by themselves. Where it is not
-        0, and the learning rate falls faster, the optimizers use fewer steps.
+        Most schemes stay stable under any decay of the learning rate, and the limit is 0: the past
+        steps become long compared with the next one, and the scheme tends to gradient descent.
+        Where it is not 0, and the learning rate falls faster, the optimizers use fewer steps.
 
         Examples:
           >>> import tritia
@@ -268,11 +269,11 @@ class Scheme(abc.ABC):
     def describe(self) -> Description:
         r"""Collects the properties: order, error, stability, noise, memory and cost.
 
-        How to read it: learning rate times sharpness must stay below the stability interval, so a
-        scheme bears ``stability_interval / 2`` times the largest learning rate of SGD. At equal
-        learning rates the one with the higher order, or the smaller error constant, follows the
-        gradient flow more closely. On noisy minibatches a noise gain above 1 can cost more than the
-        order wins.
+        How to read it: learning rate times sharpness must stay below the stability interval, so the
+        largest stable learning rate is ``stability_interval / 2`` times that of SGD. At equal
+        learning rates the scheme with the higher order, or the smaller error constant, follows the
+        gradient flow more closely. On noisy minibatches a noise gain above 1 can cost more than a
+        higher order gains.
 
         Returns:
           A `Description`, which prints as a table.

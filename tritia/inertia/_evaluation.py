@@ -1,4 +1,4 @@
-"""From the params that the loop trains to the point that is the result."""
+"""From the params of the training loop to the iterate of its inertia."""
 
 from __future__ import annotations
 

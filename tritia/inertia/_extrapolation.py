@@ -42,14 +42,16 @@ class Inertia(NamedTuple):
     correct: ScalarOrSchedule = 0.0
 
 
-Tree = TypeVar("Tree")
+AnyTree = TypeVar("AnyTree")
 
 Projection = Callable[[Any], Any]
 """A function from a pytree to the nearest pytree in a convex set, such as those in
 `optax.projections`."""
 
 
-def extrapolate(iterate: Tree, displacement: Tree, coefficient: jax.typing.ArrayLike) -> Tree:
+def extrapolate(
+    iterate: AnyTree, displacement: AnyTree, coefficient: jax.typing.ArrayLike
+) -> AnyTree:
     r"""Returns the iterate, moved on by a multiple of its last displacement.
 
     .. math:: u + p \, (u - u_{prev})
@@ -89,11 +91,11 @@ def extrapolate(iterate: Tree, displacement: Tree, coefficient: jax.typing.Array
 
 
 def over_relax(
-    stepped: Tree,
-    iterate: Tree,
+    stepped: AnyTree,
+    iterate: AnyTree,
     coefficient: jax.typing.ArrayLike,
     projection: Projection | None = None,
-) -> Tree:
+) -> AnyTree:
     r"""Returns the result of a step, moved on by a multiple of that step.
 
     .. math:: u_{next} = \operatorname{project}(v + p_3 (v - u))

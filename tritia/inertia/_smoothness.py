@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from tritia._trees import compute_dtype
 
 
 def estimate_smoothness(
-    loss: Callable[[Any], jax.typing.ArrayLike],
-    params: Any,
+    loss: Callable[[optax.Params], jax.typing.ArrayLike],
+    params: optax.Params,
     key: jax.Array,
     *,
     iterations: int = 100,

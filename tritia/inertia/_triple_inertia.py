@@ -36,11 +36,11 @@ class TripleInertiaState(NamedTuple):
     """
 
     count: jax.Array
-    displacement: Any
+    displacement: optax.Params
     predict: jax.Array
     evaluate: jax.Array
     output: jax.Array
-    inner_state: Any
+    inner_state: optax.OptState
 
 
 def triple_inertia(
@@ -210,7 +210,7 @@ def triple_inertia(
         # From e = u + p2_old d to u_next + p2 d_next, where u_next - u = anew + carried d.
         if in_place and _dtypes(memory) == _dtypes(moved):
             # d is overwritten by d_next = (1 + p3) (s + p1_old d). Taking p2_old d from there, XLA
-            # need not save d: that would be one more copy of the params, written and read. Where
+            # need not keep d: that would be one more copy of the params, written and read. Where
             # p1_old is 0, so is p2_old or d, unless the state is another optimizer's.
             still = state.predict == 0  # divided by 1, so that its derivative is a number too
             ratio = jnp.where(still, 0.0, state.evaluate / jnp.where(still, 1.0, state.predict))

@@ -56,7 +56,7 @@ def triple_momentum(
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `TripleInertiaState`. It has no learning
-      rate of its own: `smoothness` plays that part.
+      rate of its own: `smoothness` takes its place.
 
     Raises:
       TypeError: an argument is not a number, a scalar array or a schedule.

@@ -20,8 +20,8 @@ class Halving(NamedTuple):
     A *rung* is a point of the training at which settings are compared and most of them stopped.
     After records / factor^rungs records one setting in `factor` goes on, after records /
     factor^(rungs - 1) again, and so on; the last ones are trained to the end. It saves time where
-    the early curve foretells the late one. What follows a rung is compiled by itself, since fewer
-    settings are another computation, so it pays where training takes longer than compiling.
+    the early curve predicts the end. What follows a rung is compiled separately, because it has
+    fewer settings, so halving pays where training takes longer than compiling.
 
     Attributes:
       factor: one setting in this many goes on, >= 2.

@@ -17,7 +17,7 @@ def draw(result: Result, title: str, value_name: str) -> bytes:
     """Draws a sweep with one record an epoch.
 
     Args:
-      result: what came of it, greater values being better.
+      result: of the sweep, greater values being better.
       title: above the panels.
       value_name: what was judged.
 

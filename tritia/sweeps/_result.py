@@ -1,4 +1,4 @@
-"""What comes of a sweep, and the curves while they are recorded."""
+"""The result of a sweep, and its curves while they are recorded."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Result(NamedTuple):
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
       best: the setting with the best score; the first of them where all diverged.
       settings: all of them, as they were passed.
-      scores: (settings,), the value at a setting's last record, averaged over seeds; infinite,
-        on the bad side, where one seed diverged. Settings that halving stopped have the score at
-        which they were stopped, and are never the best.
+      scores: (settings,), the value at a setting's last record, averaged over seeds; the worst
+        infinity where one seed diverged. Settings that halving stopped have the score at which
+        they were stopped, and are never the best.
       losses: (settings, seeds, records), the training loss, averaged over the steps between two
         records; NaN after halving stopped the setting.
       values: (settings, seeds, records), what the problem's `evaluate` returned; the training

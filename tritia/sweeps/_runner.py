@@ -1,4 +1,4 @@
-"""Runs a sweep: groups that fit the memory, records, halving, and what came of it."""
+"""Runs a sweep: groups that fit the memory, records, halving, and the result."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def build(
       records: how many points the curves have, a divisor of `steps`; None takes the greatest up to
         20.
       memory: bytes that what is trained at once, with the data, may take by the compiler's count;
-        the rest waits for its turn. None trains all at once. A computation over another number of
-        settings rounds differently, which a run at the edge of divergence amplifies.
+        the rest is trained afterwards. None trains all at once. A computation over another number
+        of settings rounds differently, which a run at the edge of divergence amplifies.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.

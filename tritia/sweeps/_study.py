@@ -29,8 +29,8 @@ def drive(
       size: settings in each.
 
     Returns:
-      The `Result` of each batch. A trial that diverged is told an infinite score, from which the
-      study learns to stay away.
+      The `Result` of each batch. The study is told an infinite score for a trial that diverged, and
+      so avoids its neighbourhood.
 
     Raises:
       ValueError: `batches` or `size` is below 1.

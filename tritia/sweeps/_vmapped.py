@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import tritia
+from tritia._trees import find_states
 from tritia.sweeps._chunks import bytes_of
 from tritia.sweeps._problem import Problem
 
@@ -145,9 +146,8 @@ def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Vmapp
 
 
 def iterate(state: Any, params: Any) -> Any:
-    """Returns the params to evaluate: tritia's iterate, where the transform has one of its own."""
-    is_wrapper = lambda node: isinstance(node, tritia.TripleInertiaState)  # noqa: E731
-    if any(map(is_wrapper, jax.tree.leaves(state, is_leaf=is_wrapper))):
+    """Returns the params to evaluate: the iterate of triple inertia, where the state has one."""
+    if find_states(state, tritia.TripleInertiaState):
         return tritia.eval_params(state, params)
     return params
 

@@ -266,7 +266,7 @@ def test_wrong_arguments(call, error, message):
 
 
 def test_growth_limits():
-    """Adams schemes bear any growth and are cut at 2; the 3-step difference bears about 1.5."""
+    """Adams schemes are stable for any growth and are cut at 2; the 3-step difference up to 1.5."""
     assert tritia.adams_bashforth_scheme(3).growth_limit == 2.0
     limit = tritia.difference_scheme(2, 3).growth_limit
     assert limit == pytest.approx(1.5, abs=0.01)

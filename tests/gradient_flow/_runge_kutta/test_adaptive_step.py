@@ -269,8 +269,8 @@ def test_under_vmap_every_member_takes_its_own_steps(x64):
     assert len(set(np.asarray(together[1].time[:, -1]).tolist())) == 3
     for i, curvature in enumerate(curvatures):
         alone = run(curvature)
-        lane = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        chex.assert_trees_all_close(lane, alone, rtol=1e-9)
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        chex.assert_trees_all_close(member, alone, rtol=1e-9)
 
 
 def test_a_preconditioner_moves_on_with_accepted_steps_alone():

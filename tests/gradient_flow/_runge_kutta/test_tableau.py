@@ -25,7 +25,7 @@ def test_rooted_trees_are_counted_as_in_the_literature():
     for order in range(1, 7):
         trees = order_conditions.rooted_trees(order)
         assert all(order_conditions.tree_order(tree) == order for tree in trees)
-        # Hairer, Norsett, Wanner, II.2: the monotone labellings, n! / (sigma gamma), add to (n-1)!.
+        # Hairer, Nørsett, Wanner, II.2: the monotone labellings, n! / (sigma gamma), add to (n-1)!.
         labellings = [
             Fraction(
                 math.factorial(order),

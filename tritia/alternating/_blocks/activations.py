@@ -1,15 +1,16 @@
-r"""Activations, and the two block problems a hidden pre-activation poses.
+r"""Activations, and the two block problems of a hidden pre-activation.
 
-A hidden layer's pre-activation z meets its activation a through h alone, one element at a time:
+A hidden layer's pre-activation z is coupled to its activation a by h alone, element by element:
 
 * coupling "inequality" asks for the interval where :math:`|a - h(z)| \le \epsilon` (`preimage`);
 * coupling "penalty" asks for the minimiser of
   :math:`\frac{\gamma}{2} (a - h(z))^2 + \frac{\rho}{2} (z - m)^2` (`prox`).
 
-A piecewise linear h has both in closed form: one candidate per piece, the best one wins. A smooth h
-has the interval through its inverse. Its prox has no closed form and may have two local minima, but
-both terms of the objective grow outside the interval between m and :math:`h^{-1}(a)`, so Newton's
-method starts from both of its ends (and from the current z) and the best result wins.
+A piecewise linear h has both in closed form: one candidate per piece, of which the best is taken. A
+smooth h has the interval through its inverse. Its prox has no closed form and may have two local
+minima, but both terms of the objective grow outside the interval between m and :math:`h^{-1}(a)`,
+so Newton's method starts from both of its ends (and from the current z), and the best result is
+taken.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,14 @@ import numpy as np
 from tritia.alternating._blocks.newton import damped_newton
 
 Elementwise = Callable[[jax.Array], jax.Array]
+
+# fmt: off
+ActivationName = Literal[
+    "relu", "leaky_relu", "relu6", "hard_tanh", "identity", "elu", "selu", "softplus", "tanh",
+    "sigmoid", "gelu", "gelu_exact", "silu",
+]
+# fmt: on
+"""The names of `ACTIVATIONS`."""
 
 
 class Piece(NamedTuple):

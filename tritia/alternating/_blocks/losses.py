@@ -1,4 +1,4 @@
-r"""Losses, and the block problem that the output pre-activation poses.
+r"""Losses, and the block problem of the output pre-activation.
 
 Each row of the output solves its own problem, the proximal operator of the loss:
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ import jax.numpy as jnp
 from tritia.alternating._blocks.newton import damped_newton
 
 RowLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+LossName = Literal["softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error"]
+"""The names of `LOSSES`."""
 
 
 @dataclasses.dataclass(frozen=True)

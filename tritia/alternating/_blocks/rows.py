@@ -5,7 +5,7 @@ rows, and sample weights scale them. Both together are the linear map
 
 .. math:: S x = D^{1/2} (x - 1 \bar{x}), \qquad \bar{x} = \frac{w^T x}{w^T 1}, \quad D = diag(w)
 
-so that :math:`\tilde a = S a` and :math:`\tilde z = S z` pose the plain problem
+so that :math:`\tilde a = S a` and :math:`\tilde z = S z` give the plain problem
 :math:`\frac\rho2 |\tilde a W - \tilde z|^2 + \frac\mu2 |W|^2` without bias and weights. The map is
 applied to the narrow factor of every product; a wide `a` itself is never copied.
 """

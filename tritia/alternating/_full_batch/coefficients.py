@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from tritia._arguments import check_choice, check_number, value_at
 from tritia.inertia import Inertia
+
+BlockKind = Literal["kernels", "biases", "pre_activations", "activations", "outputs"]
+"""The fields of `Inertias`."""
 
 
 class Inertias(NamedTuple):
@@ -22,7 +25,7 @@ class Inertias(NamedTuple):
     outputs: Inertia = Inertia()
 
 
-def resolve_inertias(inertia: Inertia | Mapping[str, Inertia]) -> Inertias:
+def resolve_inertias(inertia: Inertia | Mapping[BlockKind, Inertia]) -> Inertias:
     """Returns the coefficients of each kind of block: an `Inertia` for all, or a dict of them.
 
     Raises:

@@ -116,7 +116,7 @@ def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
             f"state holds {len(found)} states of tritia.tiam; tiam_diagnostics needs exactly one."
             f" Got a state of type {type(state).__name__}."
         )
-    # Without what the arrays are wrapped in: nnx.Optimizer keeps each in a variable of its own.
+    # Unwrapped: nnx.Optimizer keeps each array in a variable.
     return jax.tree.unflatten(_STRUCTURE, jax.tree.leaves(found[0]))
 
 

@@ -28,9 +28,6 @@ def dlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExtr
     Returns:
       What `tritia.tiam` returns.
 
-    Raises:
-      ValueError: as `tritia.tiam`.
-
     References:
       Wang et al., `Accelerated Gradient-free Neural Network Training by Multi-convex Alternating
       Optimization <https://arxiv.org/abs/1811.04187>`_, 2018
@@ -66,9 +63,6 @@ def mdlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExt
     Returns:
       What `tritia.tiam` returns.
 
-    Raises:
-      ValueError: as `tritia.tiam`.
-
     References:
       Wang et al., `Accelerated Gradient-free Neural Network Training by Multi-convex Alternating
       Optimization <https://arxiv.org/abs/1811.04187>`_, 2018
@@ -93,9 +87,6 @@ def bcd(num_examples: int, **settings: Any) -> optax.GradientTransformationExtra
 
     Returns:
       What `tritia.tiam` returns.
-
-    Raises:
-      ValueError: as `tritia.tiam`.
 
     References:
       Zeng et al., `Global Convergence of Block Coordinate Descent in Deep Learning

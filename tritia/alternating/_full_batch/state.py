@@ -1,8 +1,8 @@
-"""What `tritia.tiam` keeps between updates: made, taken up again, and led on to the next.
+"""The state of `tritia.tiam`: how it is made, what a block pass starts from, and the next state.
 
 The first block pass starts from a forward pass and takes the eigendecomposition of the first
-layer's Gram matrix. Later ones go on from the state; the fits in it spare them the products of the
-forward direction for as long as what they were computed from has not changed.
+layer's Gram matrix. Later ones start from the state. Its fits save them the products of the forward
+direction as long as what they were computed from has not changed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class TiamState(NamedTuple):
       count: number of updates so far, (), int32.
       pre_activations: L arrays z_l, (n, d_l), in float32 at least.
       activations: L - 1 arrays a_l, (n, d_l).
-      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows of positive weight. They spare an update
-        the products where it is given the params that the last one led to, in float32 at least, and
-        no row has the weight 0.
+      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows of positive weight. An update reuses them
+        where it is given the params that the last one returned, in float32 at least, and no row has
+        the weight 0.
       fitted: those params, a tree like params in float32 at least.
       displacement: how the last update moved the params, a tree like params in float32 at least; ()
         where `predict` and `evaluate` of the kernels are the number 0, which need no memory.
@@ -51,14 +51,14 @@ class TiamState(NamedTuple):
     """
 
     count: jax.Array
-    pre_activations: Any
-    activations: Any
-    fits: Any
-    fitted: Any
-    displacement: Any
-    activation_displacements: Any
-    tau: Any
-    spectrum: Any
+    pre_activations: tuple[jax.Array, ...]
+    activations: tuple[jax.Array, ...]
+    fits: tuple[jax.Array, ...]
+    fitted: optax.Params
+    displacement: optax.Params
+    activation_displacements: tuple[jax.Array, ...]
+    tau: jax.Array | tuple[()]
+    spectrum: Spectrum | tuple[()]
     fingerprint: jax.Array
     diagnostics: Diagnostics
 
@@ -175,7 +175,7 @@ def resume(
     Args:
       method: what shapes the pass.
       network: the layers of params.
-      params: as the caller passes them, which need not be what the last update led to.
+      params: as the caller passes them, which need not be those of the last update.
       kept: what is kept.
       state: of the update before.
       examples: as the caller passes them.
@@ -200,7 +200,7 @@ def resume(
             layers_of(network, state.displacement, dtype)[0] if kept.displacement else (),
             state.activation_displacements,
         ),
-        jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if kept.tau else (),
+        jnp.maximum(cast(jax.Array, state.tau), 2 * _SMALLEST_TAU) if kept.tau else (),
         _spectrum(method, state.spectrum, examples, first, biases[0] is not None),
         jnp.where(first, marks, state.fingerprint),
         changed,

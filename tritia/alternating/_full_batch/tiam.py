@@ -27,10 +27,11 @@ from tritia.alternating._arguments import (
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating._blocks.activations import Activation
-from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._blocks.activations import Activation, ActivationName
+from tritia.alternating._blocks.losses import Loss, LossName
 from tritia.alternating._full_batch.block_pass import update_blocks
 from tritia.alternating._full_batch.coefficients import (
+    BlockKind,
     inertias_at,
     reads_displacement,
     resolve_inertias,
@@ -52,15 +53,15 @@ from tritia.inertia import Inertia
 NAME = "tiam"
 
 LARGEST_SYSTEM = 2048
-"""Kernel step "auto" solves exactly up to this many unknowns per output; the n x n product that
-spares the gradient steps a pass over a wide input is kept up to this many rows."""
+"""Kernel step "auto" solves exactly up to this many unknowns per output; the n x n Gram matrix that
+saves the gradient steps a pass over a wide input is kept up to this many rows."""
 
 
 def tiam(
     num_examples: int,
     *,
-    activation: str | Activation | Sequence[str | Activation] = "relu",
-    loss: str | Loss = "softmax_cross_entropy",
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+    loss: LossName | Loss = "softmax_cross_entropy",
     coupling: Coupling = "penalty",
     kernel_step: KernelStep = "auto",
     block_order: BlockOrder = "backward",
@@ -70,14 +71,14 @@ def tiam(
     penalty_growth: ScalarOrSchedule = 2.0,
     tau: ScalarOrSchedule = 0.0,
     eps: ScalarOrSchedule = halving(),  # noqa: B008
-    inertia: Inertia | Mapping[str, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
+    inertia: Inertia | Mapping[BlockKind, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
     safeguard: bool = True,
     scale_mu: bool = True,
     activation_steps: int = 5,
     layer_order: Sequence[str] | None = None,
     row_sharding: jax.sharding.Sharding | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""A solver with Optax's interface, which ignores gradients and belongs to its rows.
+    r"""A solver with Optax's interface, which ignores gradients and is tied to its training rows.
 
     It trains a multilayer perceptron by alternating minimisation with triple inertia: pre-
     activations z and activations a are variables beside the kernels and biases, and an update

@@ -21,9 +21,9 @@ from tritia.alternating._arguments import (
     resolve_loss,
     solver_dtype,
 )
-from tritia.alternating._blocks.activations import Activation
+from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.forward_pass import forward_pass
-from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._blocks.losses import Loss, LossName
 from tritia.alternating._minibatch import running_gram as grams, targets as block_targets
 from tritia.alternating._minibatch.damped_inverse import Inverse, times_columns, times_rows
 from tritia.alternating._minibatch.running_gram import InputGramState
@@ -51,8 +51,8 @@ class StochasticTiamState(NamedTuple):
 def stochastic_tiam(
     learning_rate: ScalarOrSchedule,
     *,
-    activation: str | Activation | Sequence[str | Activation] = "relu",
-    loss: str | Loss = "softmax_cross_entropy",
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+    loss: LossName | Loss = "softmax_cross_entropy",
     target_step: TargetStep = "gradient",
     rho: ScalarOrSchedule = 1.0,
     damping: ScalarOrSchedule = 10.0,
@@ -94,8 +94,8 @@ def stochastic_tiam(
     **Learning rate.** The loss is averaged over the rows, so that a learning rate suits any batch
     size. eta is in units of a Newton step for squared error: on a linear network eta = 1 and
     damping = 0 solve least squares in one step. As damping grows the step becomes gradient descent
-    with the learning rate :math:`\eta / \lambda_l`. The default damping and inertia take 0.3 to 3,
-    best falling to 0 over the run.
+    with the learning rate :math:`\eta / \lambda_l`. With the default damping and inertia 0.3 to 3
+    is usual, best decayed to 0 over the run.
 
     **In a loop.** Any minibatch will do at any update, of any number of rows; under `jax.jit` a
     batch of another shape compiles anew, so pad the last one and give its padding weight 0. An

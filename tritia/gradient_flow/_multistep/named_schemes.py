@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,14 @@ from tritia._arguments import check_choice, check_number, check_static_int, stat
 from tritia.gradient_flow._coefficient import Coefficient, coefficient
 from tritia.gradient_flow._multistep.scheme import EULER, LinearMultistep
 from tritia.gradient_flow._multistep.taylor_conditions import solve_exactly, taylor_row
+
+# fmt: off
+MultistepName = Literal[
+    "euler", "ab2", "ab3", "ab4", "ab5", "bdf2", "bdf3", "bdf4", "bdf5", "difference23",
+    "difference24", "difference25", "difference26", "difference34", "difference35", "difference36",
+]
+# fmt: on
+"""The names of `MULTISTEP_SCHEMES`."""
 
 
 def derive_scheme(
@@ -49,7 +57,7 @@ def derive_scheme(
         solution, or the scheme that solves them is unstable (see `LinearMultistep`).
 
     References:
-      Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, section III.2.
+      Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, 1993, section III.2.
 
     Examples:
       The two-step Adams-Bashforth scheme, and a difference scheme that reads one gradient:
@@ -106,7 +114,7 @@ def adams_bashforth_scheme(order: int) -> LinearMultistep:
       ValueError: `order` is not allowed.
 
     References:
-      Bashforth, Adams 1883; Hairer, Norsett, Wanner 1993, equation III.1.5.
+      Bashforth, Adams 1883; Hairer, Nørsett, Wanner 1993, equation III.1.5.
 
     Examples:
       >>> import tritia
@@ -187,9 +195,9 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
     r"""A difference scheme: one gradient, and a high-order difference quotient over past points.
 
     :math:`w_{t+1} = \sum_j a_j w_{t-j} + h b_0 f_t`. The order conditions leave k - p weights free;
-    they are chosen to bear the largest learning rate. The scheme of order 2 with 3 steps,
+    they are chosen for the largest stable learning rate. The scheme of order 2 with 3 steps,
     :math:`a = (1, -1/3, 1/3)`, :math:`b = 4/3`, is an order more accurate than gradient descent and
-    stable at the same learning rates; more steps bear larger ones.
+    stable at the same learning rates; more steps allow larger ones.
 
     Args:
       order: p, 2 or 3.
@@ -219,7 +227,7 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
     if (order, steps) not in _FREE_WEIGHTS:
         pairs = ", ".join(f"({p}, {k})" for p, k in DIFFERENCE_SCHEMES)
         raise ValueError(f"(order, steps) is ({order}, {steps}); allowed: {pairs}.")
-    # Order 2 is what an Euler start leaves anyway, and its schemes bear the larger learning rates.
+    # An Euler start leaves order 2 at most, and its schemes have the longer stability intervals.
     starter = difference_scheme(2, steps - 1) if steps > 3 else None
     return derive_scheme(
         order,

@@ -16,6 +16,7 @@ from tritia._arguments import (
     value_at,
 )
 from tritia.gradient_flow._multistep.named_schemes import (
+    MultistepName,
     adams_bashforth_scheme,
     bdf_scheme,
     check_scheme,
@@ -27,7 +28,9 @@ from tritia.gradient_flow._multistep.transform import multistep_transform
 
 
 def scale_by_linear_multistep(
-    scheme: LinearMultistep | str, *, accumulator_dtype: jax.typing.DTypeLike | None = None
+    scheme: LinearMultistep | MultistepName,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces Euler's step by a linear multistep scheme, for use inside a chain.
 
@@ -57,7 +60,7 @@ def scale_by_linear_multistep(
       ValueError: there is no scheme of that name.
 
     References:
-      Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
+      Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
 
     Examples:
       Adam's preconditioner, stepped by a second-order scheme instead of Euler's:
@@ -92,7 +95,7 @@ def scale_by_linear_multistep(
 
 def linear_multistep(
     learning_rate: ScalarOrSchedule,
-    scheme: LinearMultistep | str,
+    scheme: LinearMultistep | MultistepName,
     *,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -112,15 +115,15 @@ def linear_multistep(
     T the problem's time scale, and grows geometrically to h recovers them.
 
     **Schedules.** Where the learning rate changes, the coefficients follow (the Taylor conditions
-    are met on the actual steps) and the order is kept. Where it grows faster than the scheme bears
-    (`Scheme.growth_limit`), passes through 0, or falls more than a thousandfold within the scheme's
-    memory, fewer steps are used until the history is even again.
+    are met on the actual steps) and the order is kept. Where it grows faster than the scheme stays
+    stable (`Scheme.growth_limit`), passes through 0, or falls more than a thousandfold within the
+    scheme's memory, fewer steps are used until the history is even again.
 
     **Learning rate.** Stable while learning rate times sharpness is at most
     `Scheme.stability_interval`; 2 for gradient descent. That holds once the history is full: the
     first steps are gradient descent and schemes with fewer steps, with intervals of their own. A
-    scheme that bears more than they do is best warmed up from gradient descent's learning rate, as
-    `difference` shows.
+    scheme with a longer interval than theirs is best warmed up from gradient descent's learning
+    rate, as the second example of `difference` does.
 
     Args:
       learning_rate: the step size, in units of the flow's time: a float >= 0, a scalar array or a
@@ -202,7 +205,7 @@ def adams_bashforth(
       ValueError: `order` is not allowed, or see `linear_multistep`.
 
     References:
-      Bashforth, Adams 1883; Hairer, Norsett, Wanner 1993, section III.1 (variable steps: III.5).
+      Bashforth, Adams 1883; Hairer, Nørsett, Wanner 1993, section III.1 (variable steps: III.5).
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, tritia
@@ -231,8 +234,8 @@ def bdf(
     .. math:: w_{t+1} = \tfrac43 w_t - \tfrac13 w_{t-1}
               - h (\tfrac43 \nabla L(w_t) - \tfrac23 \nabla L(w_{t-1})), \quad p = 2
 
-    Calmer than Adams-Bashforth of the same order: a longer stability interval (4/3 against 1 at
-    order 2, 0.952 against 6/11 at order 3) and a smaller noise gain (`Scheme.noise_gain`), for
+    Compared with Adams-Bashforth of the same order it has a longer stability interval (4/3 against
+    1 at order 2, 0.952 against 6/11 at order 3) and a smaller noise gain (`Scheme.noise_gain`), at
     twice the memory. See `linear_multistep` for the start-up and schedules.
 
     Args:
@@ -277,11 +280,11 @@ def difference(
               \quad p = 2, k = 3
 
     One gradient, no past gradients: the order comes from past points. With 3 steps it is stable at
-    the same learning rates as SGD and an order closer to the gradient flow; more steps bear larger
-    learning rates (`difference_scheme(order, steps).describe()` prints them), but only once there
-    is history: above SGD's largest learning rate the first steps would overshoot, so warm it up
-    from there, by at most `Scheme.growth_limit` per step. See `linear_multistep` for the start-up
-    and schedules.
+    the same learning rates as SGD and an order closer to the gradient flow; more steps allow larger
+    learning rates (`difference_scheme(order, steps).describe()` prints them), but only once the
+    history is full: above SGD's largest learning rate the first steps would overshoot, so warm up
+    from there, by a factor of at most `Scheme.growth_limit` per step. See `linear_multistep` for
+    the start-up and schedules.
 
     Args:
       learning_rate: the step size: a float >= 0, a scalar array or a schedule.

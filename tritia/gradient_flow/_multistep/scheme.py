@@ -43,7 +43,7 @@ class LinearMultistep(Scheme):
       b: weights of the directions :math:`f_t, f_{t-1}, \ldots`, in units of the step size.
       name: what to call it.
       starter: the scheme that takes the steps for which this one has too little history or too
-        uneven a history; it must read fewer steps. None stands for gradient descent.
+        uneven a history; it must read fewer steps. None means gradient descent.
       from_rest: True where the history before the first step is a point at rest,
         :math:`w_{-1} = w_0`, as momentum methods have it, so that it starts at once.
 
@@ -53,7 +53,7 @@ class LinearMultistep(Scheme):
         message names the condition and says by how much.
 
     References:
-      Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
+      Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
 
     Examples:
       >>> import tritia

@@ -96,8 +96,8 @@ def multistep_transform(
         if isinstance(size, numbers.Real):
             factors = by_slot()  # looked up in a table, but for schedules that are constant
         else:
-            # Scalars that stand in the open are computed again for every leaf of the params, and
-            # compiled again; within a conditional they are not. This one's condition always holds,
+            # XLA would fuse scalar arithmetic into the loop over every leaf of the params, and
+            # compile it as often; within a conditional it does not. The condition always holds,
             # which XLA does not know.
             terms = 1 + past_steps + past_directions
             sizes = step_size if state.step_sizes is None else step_size + state.step_sizes.sum()

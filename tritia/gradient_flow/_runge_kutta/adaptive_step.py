@@ -28,7 +28,7 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     combined_zeros,
     evaluate,
 )
-from tritia.gradient_flow._runge_kutta.named_tableaus import check_scheme
+from tritia.gradient_flow._runge_kutta.named_tableaus import TableauName, check_scheme
 from tritia.gradient_flow._runge_kutta.step_size_control import (
     LEAST_ERROR,
     LONGEST,
@@ -90,7 +90,7 @@ class _Pair(NamedTuple):
 
 def adaptive_runge_kutta(
     initial_learning_rate: float | jax.Array | None = None,
-    scheme: ButcherTableau | str = "dormand_prince",
+    scheme: ButcherTableau | TableauName = "dormand_prince",
     *,
     rtol: ScalarOrSchedule = 1e-3,
     atol: ScalarOrSchedule = 1e-6,
@@ -115,9 +115,9 @@ def adaptive_runge_kutta(
     inside the update with :math:`h \max(0.2, 0.9 E^{-1/q})`, and with h / 2 where a stage was not
     finite. If the gradient passed is itself not finite there is nothing to try: one rejection.
 
-    Near a minimum the step size settles where stability allows it, at about
-    the scheme's `stability_interval` over the sharpness: that is what error control does to an
-    explicit method, and why tightening the tolerance there hardly costs more.
+    Near a minimum the step size is limited by stability rather than accuracy and settles at about
+    the scheme's `stability_interval` over the sharpness, as in any explicit method with error
+    control; a tighter tolerance hardly costs more there.
 
     Call it as `optimizer.update(grads, state, params, grad_fn=f)`, where `f(params)` returns
     gradients on the same minibatch and `grads` is `f(params)`. Every try costs `scheme.stages - 1`

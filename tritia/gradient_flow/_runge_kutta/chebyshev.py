@@ -26,8 +26,8 @@ TOUCHING = 1e-12
 class ChebyshevScheme(Scheme):
     r"""A stabilised Runge-Kutta method of order 1 or 2 with any number of stages.
 
-    One step with s stages bears a learning rate of nearly :math:`s^2` (RKC1) or :math:`(s^2-1)/3`
-    (RKC2) times gradient descent's, for s gradients. With Chebyshev polynomials :math:`T_j`,
+    A step of s stages is stable up to nearly :math:`s^2` (RKC1) or :math:`(s^2-1)/3` (RKC2) times
+    the learning rate of gradient descent, for s gradients. With Chebyshev polynomials :math:`T_j`,
     :math:`\omega_0 = 1 + \varepsilon / s^2` and damping :math:`\varepsilon`, the stability
     polynomials are
 

@@ -28,7 +28,11 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     evaluate,
 )
 from tritia.gradient_flow._runge_kutta.injected_schedules import schedule_counts_steps
-from tritia.gradient_flow._runge_kutta.named_tableaus import RungeKuttaScheme, check_scheme
+from tritia.gradient_flow._runge_kutta.named_tableaus import (
+    RungeKuttaScheme,
+    TableauName,
+    check_scheme,
+)
 from tritia.gradient_flow._runge_kutta.stages import (
     Memory,
     Stages,
@@ -79,7 +83,7 @@ class TransparentRungeKuttaState(NamedTuple):
 @schedule_counts_steps(lambda arguments: arguments["scheme"])
 def runge_kutta(
     learning_rate: ScalarOrSchedule,
-    scheme: RungeKuttaScheme | str,
+    scheme: RungeKuttaScheme | TableauName,
     *,
     mode: Mode = "opaque",
     preconditioner: optax.GradientTransformation | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,6 +15,14 @@ from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme
 from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau
 
 RungeKuttaScheme = ButcherTableau | ChebyshevScheme
+
+# fmt: off
+TableauName = Literal[
+    "euler", "midpoint", "heun", "ralston", "ssp_rk3", "kutta3", "rk4", "rk38", "bogacki_shampine",
+    "dormand_prince", "tsitouras",
+]
+# fmt: on
+"""The names of `TABLEAUS`."""
 
 
 def _fractions(text: str) -> tuple[Fraction, ...]:

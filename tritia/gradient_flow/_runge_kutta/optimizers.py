@@ -36,11 +36,7 @@ def midpoint(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Runge, Math. Ann. 46, 1895
@@ -87,11 +83,7 @@ def heun(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Heun, Z. Math. Phys. 45, 1900
@@ -142,11 +134,7 @@ def rk4(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
-
-    Raises:
-      ValueError: as `tritia.runge_kutta`.
-      TypeError: as `tritia.runge_kutta`.
+      What `tritia.runge_kutta` returns.
 
     References:
       Kutta, Z. Math. Phys. 46, 1901
@@ -205,7 +193,7 @@ def rkc(
       accumulator_dtype: the dtype of what transparent mode keeps between stages.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`.
+      What `tritia.runge_kutta` returns.
 
     Raises:
       ValueError: `stages`, `order` or `damping` is out of range; else as `tritia.runge_kutta`.

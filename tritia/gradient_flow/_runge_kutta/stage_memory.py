@@ -33,10 +33,10 @@ class StageMemory(NamedTuple):
 def stage_memory(a: Sequence[Sequence[Coefficient]], b: Sequence[Coefficient]) -> StageMemory:
     """Decides what to keep after each stage: slopes, or sums for the targets still to come.
 
-    After stage j the next target is on its way out. What later targets need of the slopes so far
-    is either those slopes, or one partial sum for each target. Slopes grow in number and targets
-    run out, so keep slopes first and change to sums, for good, as soon as there are fewer of them:
-    one slot serves the classical RK4, three serve Dormand and Prince.
+    After stage j the next target is returned. Later targets need either the slopes so far or one
+    partial sum for each target. From stage to stage there are more slopes and fewer targets, so
+    keep slopes first and change to sums, for good, as soon as there are fewer of them: the
+    classical RK4 takes one slot, Dormand and Prince's method three.
 
     Args:
       a: the rows of a Butcher tableau for the stages taken, of length 0, 1, ....
