@@ -15,17 +15,21 @@ import orbax.checkpoint
 import pytest
 
 import tritia
-from tests.contract import CASES, TREE, TREE_WITH_GRAD_FN, Case
+from tests.contract import (
+    CASES,
+    RUN,
+    TREE,
+    TREE_WITH_GRAD_FN,
+    Case,
+    each as _each,
+    step as _step,
+    types as _types,
+)
 
 STEPS = 4
 
 
-def _each(cases: list[Case]) -> Any:
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
-
-
 # Where something is run, aliases are left out: `test_an_alias_is_its_general_form` stands for them.
-RUN = [case for case in CASES if not case.alias]
 every_factory = _each(CASES)
 every_case = _each(RUN)
 every_tree_case = _each([case for case in RUN if case.problem.any_tree])
@@ -38,13 +42,6 @@ every_case_slow_for_solvers = pytest.mark.parametrize(
         for case in RUN
     ],
 )
-
-
-def _step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> tuple[Any, Any]:
-    updates, state = optimizer.update(
-        case.problem.gradient(params), state, params, **case.problem.extra(params), **extra
-    )
-    return optax.apply_updates(params, updates), state
 
 
 # Compiling is what costs time here, so the transform with its usual numbers is compiled once for
@@ -82,16 +79,6 @@ def _run(case: Case, optimizer: Any, params: Any, steps: int = STEPS, state: Any
     for _ in range(steps):
         params, state = step(params, state)
     return params, state
-
-
-def _types(tree: Any) -> list[tuple[str, Any, Any, bool]]:
-    def described(leaf: Any) -> Any:
-        return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
-
-    return [
-        (jax.tree_util.keystr(path), leaf.shape, leaf.dtype, bool(leaf.weak_type))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(described, tree))
-    ]
 
 
 def _close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
