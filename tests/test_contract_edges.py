@@ -10,6 +10,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -26,19 +27,20 @@ every_tree_case = each([case for case in RUN if case.problem.any_tree])
 
 @functools.cache
 def _train(case: Case) -> Any:
-    """Trains with the given numbers, and returns params and states after each step."""
+    """Trains with any numbers and from any params, compiled once; returns params and state."""
 
     @jax.jit
-    def train(numbers):
-        params, optimizer = case.problem.params(), case.make(**numbers)
+    def train(numbers, params):
+        optimizer = case.make(**numbers)
 
         def body(carry, _):
-            carry = step(case, optimizer, *carry)
-            return carry, carry
+            return step(case, optimizer, *carry), None
 
-        return jax.lax.scan(body, (params, optimizer.init(params)), length=STEPS)[1]
+        return jax.lax.scan(body, (params, optimizer.init(params)), length=STEPS)[0]
 
-    return train
+    return lambda changes, params: train(
+        {name: jnp.float32(value) for name, value in {**case.numbers, **changes}.items()}, params
+    )
 
 
 def _is_allowed(case: Case, name: str, value: float) -> bool:
@@ -49,38 +51,89 @@ def _is_allowed(case: Case, name: str, value: float) -> bool:
     return True
 
 
+def _is_finite(tree: Any) -> bool:
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+SMALLEST = [0.0, float(LIMITS.smallest_subnormal), float(LIMITS.tiny)]
+LARGEST = float(LIMITS.max)
+
+
 @each([case for case in RUN if case.numbers])
 def test_numbers_at_the_ends_of_their_range(case):
     """They are refused, or training runs; and it stays finite, but for the largest numbers."""
-    numbers = {name: jnp.float32(value) for name, value in case.numbers.items()}
     wrong = []
     for name in case.numbers:
-        for value in (0.0, LIMITS.smallest_subnormal, LIMITS.tiny, LIMITS.max):
-            if not _is_allowed(case, name, float(value)):
-                continue
-            after = _train(case)({**numbers, name: jnp.float32(value)})
-            finite = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(after))
-            if not finite and value != LIMITS.max:
-                wrong.append(f"{name} = {value}")
+        for value in (*SMALLEST, LARGEST):
+            if _is_allowed(case, name, value):
+                after = _train(case)({name: value}, case.problem.params())
+                if value != LARGEST and not _is_finite(after):
+                    wrong.append(f"{name} = {value}")
     assert not wrong
 
 
-@each([case for case in RUN if "learning_rate" in case.numbers])
-def test_a_learning_rate_of_zero_moves_nothing(case):
-    numbers = {name: jnp.float32(value) for name, value in case.numbers.items()}
-    params, _ = _train(case)({**numbers, "learning_rate": jnp.float32(0)})
-    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[-1], params), case.problem.params())
+every_case_with_a_rate = each([case for case in RUN if "learning_rate" in case.numbers])
+
+
+@every_case_with_a_rate
+def test_a_learning_rate_of_almost_zero_moves_nothing(case):
+    params = case.problem.params()
+    for rate in SMALLEST:
+        after, _ = _train(case)({"learning_rate": rate}, params)
+        chex.assert_trees_all_close(after, params, rtol=0, atol=0 if rate == 0 else 1e-7)
+
+
+@each([case for case in RUN if "learning_rate" in case.numbers and case.problem.any_tree])
+def test_the_largest_learning_rate_does_not_move_what_has_no_gradient(case):
+    zero = jax.tree.map(jnp.zeros_like, case.problem.params())
+    after, _ = _train(case)({"learning_rate": LARGEST}, zero)
+    chex.assert_trees_all_equal(after, zero)
+
+
+@every_case_with_a_rate
+def test_schedules_from_and_at_almost_zero(case):
+    """Steps of size 0 and of denormal size leave nothing behind that is not finite."""
+
+    @jax.jit
+    def train(rates):
+        optimizer = case.make(learning_rate=lambda count: rates[jnp.minimum(count, 3)])
+        params = case.problem.params()
+
+        def body(carry, _):
+            return step(case, optimizer, *carry), None
+
+        return jax.lax.scan(body, (params, optimizer.init(params)), length=4 * STEPS)[0]
+
+    start = case.problem.params()
+    for rate in SMALLEST:
+        after = train(jnp.full(4, rate, jnp.float32))
+        assert _is_finite(after)
+        chex.assert_trees_all_close(after[0], start, rtol=0, atol=1e-7)
+    warm_up = train(jnp.asarray([*SMALLEST, 0.1], jnp.float32))
+    assert _is_finite(warm_up)
+    leaves = zip(*map(jax.tree.leaves, (start, warm_up[0])), strict=True)
+    assert all(bool(jnp.any(x != y)) for x, y in leaves)
 
 
 # --- JAX's strict modes ---
 
 
+def _as(case: Case, kind: str) -> dict[str, Any]:
+    """The case's numbers as they are, as arrays, or as schedules where they may be schedules."""
+    if kind == "schedules" and not case.schedules:
+        kind = "numbers"
+    make = {
+        "numbers": lambda value: value,
+        "arrays": jnp.asarray,
+        "schedules": optax.constant_schedule,
+    }[kind]
+    return {name: make(value) for name, value in case.numbers.items()}
+
+
 @every_case
-@pytest.mark.parametrize("schedules", [False, True], ids=["numbers", "schedules"])
-def test_neither_ranks_nor_dtypes_are_promoted_silently(case, schedules):
-    params, numbers = case.problem.params(), {}
-    if schedules and case.schedules:
-        numbers = {name: optax.constant_schedule(v) for name, v in case.numbers.items()}
+@pytest.mark.parametrize("numbers", ["numbers", "arrays", "schedules"])
+def test_neither_ranks_nor_dtypes_are_promoted_silently(case, numbers):
+    params, numbers = case.problem.params(), _as(case, numbers)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         optimizer = case.make(**numbers)
         state = jax.eval_shape(optimizer.init, params)
@@ -91,26 +144,50 @@ def test_neither_ranks_nor_dtypes_are_promoted_silently(case, schedules):
 # --- Leaves that are not trained ---
 
 
+FUNCTION, TABLE, KEY = jax.nn.relu, np.arange(3), jax.random.key(0)
+
+
 @every_tree_case
-def test_a_leaf_without_a_gradient_is_left_alone(case):
-    """As in Optax: init sees the arrays; update a gradient of None beside a leaf of any kind."""
-    arrays = {**case.problem.params(), "activation": None, "nothing": None}
-    optimizer = case.make()
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        {"function": None, "table": None, "key": None},
+        {
+            "function": None,
+            "table": np.zeros(3, jax.dtypes.float0),
+            "key": np.zeros((), jax.dtypes.float0),
+        },
+    ],
+    ids=["None", "float0"],
+)
+def test_leaves_that_are_not_trained_are_left_alone(case, gradients):
+    """Functions, integers and random keys: the program is the one without them.
 
-    def gradient(params):
-        return case.problem.gradient({**params, "activation": None})
+    As in Optax, init sees the arrays and update the whole model.
+    """
+    optimizer, start = case.make(), case.problem.params()
 
-    extra = {"grad_fn": gradient} if case.problem.missing == "grad_fn" else {}
+    def program(rest, untouched):
+        def gradient(params):
+            trained = {name: params[name] for name in start}
+            return {**case.problem.gradient(trained), **untouched}
 
-    def update(arrays, state):
-        params = {**arrays, "activation": jax.nn.relu}
-        return optimizer.update(gradient(arrays), state, params, **extra)
+        extra = {"grad_fn": gradient} if case.problem.missing == "grad_fn" else {}
 
-    state = jax.eval_shape(optimizer.init, arrays)
-    updates, after = jax.eval_shape(update, arrays, state)
-    assert types(updates) == types(arrays)
-    assert updates["activation"] is None
-    assert types(after) == types(state)
+        def update(params, state):
+            whole = {**params, **rest}
+            updates, state = optimizer.update(gradient(whole), state, whole, **extra)
+            for name, leaf in untouched.items():
+                assert updates.pop(name) is leaf
+            return updates, state
+
+        arrays = {name: None if leaf is FUNCTION else leaf for name, leaf in rest.items()}
+        state = jax.eval_shape(lambda params: optimizer.init({**params, **arrays}), start)
+        return jax.make_jaxpr(update)(start, state)
+
+    rest = {"function": FUNCTION, "table": TABLE, "key": KEY}
+    with_them, alone = program(rest, gradients), program({}, {})
+    assert str(with_them.jaxpr) == str(alone.jaxpr)
 
 
 @every_case
@@ -135,7 +212,7 @@ def test_a_solver_given_part_of_the_layers_says_so_or_works(case):
         return step(case, optimizer, params, optimizer.init(params))
 
     if not case.masked:
-        with pytest.raises(ValueError, match="masked"):
+        with pytest.raises(ValueError, match=r"masked|layer_inputs must"):
             jax.eval_shape(masked_step, params)
         return
     after, _ = jax.jit(masked_step)(params)
@@ -175,8 +252,8 @@ def test_on_an_explicit_mesh(case):
 
 
 @every_case
-@pytest.mark.parametrize("schedules", [False, True], ids=["numbers", "schedules"])
-def test_in_a_shard_map_over_different_params(case, schedules):
+@pytest.mark.parametrize("numbers", ["numbers", "schedules"])
+def test_in_a_shard_map_over_different_params(case, numbers):
     """With the default `check_vma`: what is carried varies over the axis as the params do."""
     mesh, spec = jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec("data")
     each_device = [case.problem.params(seed=seed) for seed in range(2)]
@@ -184,10 +261,7 @@ def test_in_a_shard_map_over_different_params(case, schedules):
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *each_device),
         jax.sharding.NamedSharding(mesh, spec),
     )
-    numbers = {}
-    if schedules and case.schedules:
-        numbers = {name: optax.constant_schedule(v) for name, v in case.numbers.items()}
-    optimizer = case.make(**numbers)
+    optimizer = case.make(**_as(case, numbers))
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
     def train(stacked):
