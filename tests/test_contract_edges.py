@@ -1,5 +1,8 @@
-"""Every transform where training ends: extreme numbers, JAX's strict modes, leaves that are not
-trained, meshes whose axes are in the types. What a trace shows is traced and not compiled."""
+"""Every public transform at the limits of what it may be given.
+
+Extreme numbers, JAX's strict modes, leaves that are not trained, parts of a network, meshes whose
+axes are in the types. What a trace shows is traced and not compiled.
+"""
 
 from __future__ import annotations
 
