@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 import tritia
 
@@ -361,3 +362,31 @@ CASES = [
         keeps_shardings=False,
     ),
 ]
+
+# Those that are run: an alias is the same program as another case.
+RUN = [case for case in CASES if not case.alias]
+
+
+def each(cases: list[Case]) -> Any:
+    """Gives a test every one of these cases as its argument `case`."""
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+def step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> tuple[Any, Any]:
+    """One step of training on the case's problem."""
+    updates, state = optimizer.update(
+        case.problem.gradient(params), state, params, **case.problem.extra(params), **extra
+    )
+    return optax.apply_updates(params, updates), state
+
+
+def types(tree: Any) -> list[tuple[str, Any, Any, bool]]:
+    """Path, shape, dtype and weak type of every leaf."""
+
+    def described(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+
+    return [
+        (jax.tree_util.keystr(path), leaf.shape, leaf.dtype, bool(leaf.weak_type))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(described, tree))
+    ]
