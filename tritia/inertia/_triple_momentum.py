@@ -91,29 +91,30 @@ def triple_momentum(
             " strong_convexity <= smoothness."
         )
 
-    def number(formula: Callable[[Any, Any], Any]) -> ScalarOrSchedule:
-        """Makes a number of L and r, or a schedule where one of the constants is."""
+    def number(formula: Callable[[Any, Any, Any], Any]) -> ScalarOrSchedule:
+        """Makes a number of L, r and 1 - r, or a schedule where one of the constants is."""
 
         def at(count: Any) -> Any:
             L, mu = _wide(smoothness, count), _wide(strong_convexity, count)
-            return formula(L, _rate(L, mu))
+            gap = _gap(L, mu)
+            return formula(L, 1 - gap, gap)
 
         return at if callable(smoothness) or callable(strong_convexity) else at(0)
 
     return triple_inertia(
-        optax.sgd(number(lambda L, r: (1 + r) / L)),
-        predict=number(lambda L, r: r**2 / (2 - r)),
-        evaluate=number(lambda L, r: r**2 / ((1 + r) * (2 - r))),
+        optax.sgd(number(lambda L, r, gap: (1 + r) / L)),
+        predict=number(lambda L, r, gap: r**2 / (2 - r)),
+        evaluate=number(lambda L, r, gap: r**2 / ((1 + r) * (2 - r))),
         correct=0.0,
-        output=number(lambda L, r: r**2 / (1 - r**2)),
+        output=number(lambda L, r, gap: r**2 / (gap * (1 + r))),
         accumulator_dtype=accumulator_dtype,
     )
 
 
-def _rate(L: Any, mu: Any) -> Any:
-    """Returns r = 1 - sqrt(mu / L), in double precision where both are concrete."""
+def _gap(L: Any, mu: Any) -> Any:
+    """Returns 1 - r = sqrt(mu / L), which 1 - r loses where r is 1 but for rounding."""
     ratio = mu / L
-    return 1 - (jnp.sqrt(ratio) if isinstance(ratio, jax.Array) else math.sqrt(ratio))
+    return jnp.sqrt(ratio) if isinstance(ratio, jax.Array) else math.sqrt(ratio)
 
 
 def _wide(constant: Any, count: Any) -> Any:

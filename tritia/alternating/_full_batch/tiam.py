@@ -113,8 +113,8 @@ def tiam(
       rho: the penalty of the last layer's fit, > 0; a number or a schedule, as all that follow.
       gamma: the penalty of |a - h(z)|^2 at the output end, > 0; coupling "penalty".
       mu: the weight decay, >= 0, relative unless `scale_mu` is False.
-      penalty_growth: q, the ratio of the penalties of a layer and of the one before it, > 0; 1
-        gives every layer the same penalties.
+      penalty_growth: q, the ratio of the penalties of a layer and of the one before it, from 0.1
+        to 10; 1 gives every layer the same penalties.
       tau: the proximal penalty of the exact kernel step, (tau/2) |W - c|^2, >= 0.
       eps: the width of the constraint, >= 0; coupling "inequality". The default starts at 100 and
         is halved at every update down to 1e-3.
@@ -179,8 +179,9 @@ def tiam(
     check_choice("coupling", coupling, get_args(Coupling))
     check_choice("kernel_step", kernel_step, get_args(KernelStep))
     check_choice("block_order", block_order, get_args(BlockOrder))
-    for name, value in (("rho", rho), ("gamma", gamma), ("penalty_growth", penalty_growth)):
+    for name, value in (("rho", rho), ("gamma", gamma)):
         check_number(name, value, minimum=0, exclusive_minimum=True)
+    check_number("penalty_growth", penalty_growth, minimum=0.1, maximum=10)
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
     for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
