@@ -114,7 +114,10 @@ def triple_momentum(
 def _gap(L: Any, mu: Any) -> Any:
     """Returns 1 - r = sqrt(mu / L), which 1 - r loses where r is 1 but for rounding."""
     ratio = mu / L
-    return jnp.sqrt(ratio) if isinstance(ratio, jax.Array) else math.sqrt(ratio)
+    if isinstance(ratio, jax.Array):
+        # Below eps r is 1, and what vanishes would make the output's coefficient infinite.
+        return jnp.maximum(jnp.sqrt(ratio), jnp.finfo(ratio.dtype).eps)
+    return math.sqrt(ratio)
 
 
 def _wide(constant: Any, count: Any) -> Any:
