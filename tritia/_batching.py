@@ -1,4 +1,4 @@
-"""How work done once in a while, or by LAPACK, behaves under `jax.vmap`."""
+"""Conditionals and LAPACK calls under `jax.vmap`."""
 
 from __future__ import annotations
 

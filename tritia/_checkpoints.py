@@ -32,11 +32,10 @@ def check_restorable(saved: Any, expected: Any) -> None:
 
     Examples:
       >>> import jax.numpy as jnp, tritia
-      >>> from tritia._checkpoints import check_restorable
       >>> params = {"w": jnp.ones(2)}
       >>> saved = tritia.difference(0.1, steps=3).init(params)
-      >>> check_restorable(saved, tritia.difference(0.2, steps=3).init(params))
-      >>> check_restorable(saved, tritia.difference(0.1, steps=4).init(params))
+      >>> tritia.check_restorable(saved, tritia.difference(0.2, steps=3).init(params))
+      >>> tritia.check_restorable(saved, tritia.difference(0.1, steps=4).init(params))
       Traceback (most recent call last):
       ...
       ValueError: the checkpoint is of another configuration:

@@ -27,15 +27,15 @@ def grad_fn(
     wrt: nnx.filterlib.Filter = nnx.Param,
     has_aux: bool = False,
 ) -> Callable[[optax.Params], optax.Updates]:
-    r"""Makes the gradient as a function of params that Runge-Kutta steps ask for.
+    r"""Makes the gradient as a function of params, as Runge-Kutta steps need it.
 
     .. math::
 
       w \mapsto \nabla_w \, loss(model_w, \ldots)
 
-    Everything but the parameters stays as it is now: every stage sees the same running averages
-    and the same dropout masks, and what a stage changes in them is dropped. Make the function
-    before the first gradient is taken, so that this one sees the same masks too.
+    Everything but the parameters stays as it is at this call: every stage sees the same running
+    averages and the same dropout masks, and changes that a stage makes to them are dropped. Make
+    the function before the first gradient is taken, so that the first gradient sees the same masks.
 
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.
@@ -105,8 +105,8 @@ def eval_model(model: Model, optimizer: Any, *, wrt: nnx.filterlib.Filter = nnx.
 
       u + q d = e + (q - p_2) d
 
-    The copy shares nothing with the model that a change could reach: train on with the model, and
-    throw the copy away. Its mode (`train()`, `eval()`) is the model's.
+    The copy shares no buffers or variables with the model: continue training the model and discard
+    the copy. Its mode (`train()`, `eval()`) is the model's.
 
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.

@@ -128,7 +128,7 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
 
       >>> import optax, tritia
       >>> huber = tritia.alternating.smooth_loss(lambda z, y: optax.huber_loss(z, y).sum(-1))
-      >>> solver = tritia.alternating.tiam(100, loss=huber)
+      >>> solver = tritia.tiam(100, loss=huber)
     """
     if not callable(value) or not (gradient is None or callable(gradient)):
         raise TypeError("value and gradient must be functions of (outputs, targets).")

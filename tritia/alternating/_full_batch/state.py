@@ -190,7 +190,7 @@ def resume(
     known = layers_of(network, state.fitted, dtype)
     stale = changed | ~_agree((kernels, biases), known) | (state.count % _REFRESH == 0)
     if weights is not None:
-        # A pass leaves no fit in rows of weight 0; going on from none, they diverge.
+        # A pass leaves no fit in rows of weight 0; reused, such fits diverge.
         stale |= jnp.any(weights == 0)
     z, a, fits = _blocks(method, state, examples.inputs, kernels, biases, first, stale)
     return Start(

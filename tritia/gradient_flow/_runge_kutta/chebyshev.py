@@ -42,11 +42,6 @@ class ChebyshevScheme(Scheme):
     Without damping (0) the interval is longest, and at s - 1 points inside it a mode is not damped
     at all. The properties are those of every `Scheme`.
 
-    >>> import tritia
-    >>> scheme = ChebyshevScheme(stages=10, order=1, damping=0.05)
-    >>> round(scheme.stability_interval, 2)  # 2 s^2 = 200 without damping
-    193.65
-
     Attributes:
       stages: the number of stages s >= 2.
       order: 1 or 2.
@@ -61,6 +56,12 @@ class ChebyshevScheme(Scheme):
       <https://doi.org/10.1007/BF01386405>`_, 1990
       Sommeijer, Shampine, Verwer, `RKC: an explicit solver for parabolic PDEs
       <https://doi.org/10.1016/S0377-0427(97)00219-7>`_, 1998
+
+    Examples:
+      >>> import tritia
+      >>> scheme = tritia.ChebyshevScheme(stages=10, order=1, damping=0.05)
+      >>> round(scheme.stability_interval, 2)  # 2 s^2 = 200 without damping
+      193.65
     """
 
     stages: int

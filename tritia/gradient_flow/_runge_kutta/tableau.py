@@ -43,18 +43,6 @@ class ButcherTableau(Scheme):
     Rational coefficients (`int`, `fractions.Fraction`) are checked exactly; as soon as one is a
     float, conditions may be missed by rounding. The properties are those of every `Scheme`.
 
-    >>> import tritia
-    >>> from fractions import Fraction
-    >>> tableau = ButcherTableau("my midpoint", a=((), (Fraction(1, 2),)), b=(0, 1),
-    ...                          c=(0, Fraction(1, 2)), order=2)
-    >>> tableau.stability_interval
-    2.0
-    >>> ButcherTableau("broken", a=((), (1,)), b=(Fraction(1, 4), Fraction(3, 4)), c=(0, 1),
-    ...                order=2)
-    Traceback (most recent call last):
-      ...
-    ValueError: broken: b misses the order-2 condition sum_i b_i c_i = 1/2 by 1/4.
-
     Attributes:
       name: what to call it.
       a: row i holds the coefficients of the stages before i: rows of length 0, 1, ..., s - 1.
@@ -70,6 +58,23 @@ class ButcherTableau(Scheme):
         is missed, a coefficient is not finite, an order is below 1, `b_embedded` equals `b`, or
         one of `b_embedded` and `embedded_order` is given alone.
       TypeError: a coefficient is not a number, or an order is not an int.
+
+    References:
+      Hairer, Nørsett, Wanner, `Solving Ordinary Differential Equations I
+      <https://doi.org/10.1007/978-3-540-78862-1>`_, sections II.1 and II.2, 1993
+
+    Examples:
+      >>> import tritia
+      >>> from fractions import Fraction
+      >>> tableau = tritia.ButcherTableau("my midpoint", a=((), (Fraction(1, 2),)), b=(0, 1),
+      ...                                 c=(0, Fraction(1, 2)), order=2)
+      >>> tableau.stability_interval
+      2.0
+      >>> tritia.ButcherTableau("broken", a=((), (1,)), b=(Fraction(1, 4), Fraction(3, 4)),
+      ...                       c=(0, 1), order=2)
+      Traceback (most recent call last):
+        ...
+      ValueError: broken: b misses the order-2 condition sum_i b_i c_i = 1/2 by 1/4.
     """
 
     name: str
