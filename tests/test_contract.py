@@ -15,7 +15,7 @@ import orbax.checkpoint
 import pytest
 
 import tritia
-from tests.contract import CASES, TREE, TREE_WITH_GRAD_FN, Case
+from tests.contract import CASES, TREE, TREE_WITH_GRAD_FN, Case, tree_gradient
 
 STEPS = 4
 
@@ -403,6 +403,102 @@ def test_without_jit(case):
 def test_one_compilation(case):
     _trained(case)
     assert _TRACES[case] == 1
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["number", "array", "schedule"])
+def test_promotions_are_asked_for(case, kind):
+    """`jax_numpy_rank_promotion="raise"` and `jax_numpy_dtype_promotion="strict"`."""
+    make = {"number": lambda x: x, "array": jnp.asarray, "schedule": optax.constant_schedule}[kind]
+    if kind == "schedule" and not case.schedules:
+        return
+    params = case.problem.params()
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        optimizer = case.make(**{name: make(value) for name, value in case.numbers.items()})
+        after, _ = jax.eval_shape(
+            functools.partial(_step, case, optimizer), params, optimizer.init(params)
+        )
+    assert _types(after) == _types(params)
+
+
+EXTREMES = [0.0, float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).tiny)]
+
+
+@_each([case for case in CASES if "learning_rate" in case.numbers])
+@pytest.mark.parametrize("rate", EXTREMES)
+@pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "schedule"])
+def test_the_smallest_learning_rates_do_not_move_the_params(case, rate, scheduled):
+    optimizer = case.make(learning_rate=optax.constant_schedule(rate) if scheduled else rate)
+    params = case.problem.params()
+    after, state = _run(case, optimizer, params)
+    chex.assert_tree_all_finite((after, state))
+    _close(after, params, 1e-7)
+
+
+@_each([case for case in CASES if "learning_rate" in case.numbers and case.problem.any_tree])
+def test_a_warm_up_from_zero_goes_on(case):
+    """The steps of size 0 and of denormal size leave nothing behind that is not finite."""
+    rates = jnp.asarray([0.0, 1e-45, 1e-38, 0.1], jnp.float32)
+    optimizer = case.make(learning_rate=lambda count: rates[jnp.minimum(count, 3)])
+    params = case.problem.params()
+    after, state = _run(case, optimizer, params, steps=4 * 4)
+    chex.assert_tree_all_finite((after, state))
+    leaves = zip(*map(jax.tree.leaves, (params, after)), strict=True)
+    assert all(bool(jnp.any(x != y)) for x, y in leaves)
+
+
+@_each([case for case in CASES if "learning_rate" in case.numbers and case.problem.any_tree])
+def test_the_largest_learning_rate_is_an_overflow_and_no_error(case):
+    """Zero gradients stay zero steps; others overflow to what apply_if_finite refuses."""
+    optimizer = case.make(learning_rate=float(np.finfo(np.float32).max))
+    zero = jax.tree.map(jnp.zeros_like, case.problem.params())
+    extra = {"grad_fn": lambda params: params} if case.problem.missing == "grad_fn" else {}
+    update = jax.jit(lambda s: optimizer.update(zero, s, zero, **extra))
+    updates, state = update(optimizer.init(zero))
+    for _ in range(STEPS):
+        chex.assert_trees_all_equal(updates, zero)
+        updates, state = update(state)
+
+
+@every_tree_case
+def test_leaves_that_are_not_trained_are_left_alone(case):
+    """Functions, integers and random keys, with None or float0 for a gradient."""
+    optimizer = case.make()
+    params = {
+        "w": jnp.array([1.0, -2.0]),
+        "activation": jax.nn.relu,
+        "table": jnp.arange(3),
+        "key": jax.random.key(0),
+    }
+    none = dict.fromkeys(("activation", "table", "key"))
+    float0 = {
+        "activation": None,
+        "table": np.zeros(3, jax.dtypes.float0),
+        "key": np.zeros((), jax.dtypes.float0),
+    }
+    alone = {"w": params["w"]}
+    expected, state = _run(case, optimizer, alone)
+    for untouched in (none, float0):
+        w, state = params["w"], optimizer.init({**params, "activation": None})
+        given = {**params}
+
+        def grads(w, untouched=untouched):
+            return {"w": tree_gradient(w), **untouched}
+
+        extra = {"grad_fn": lambda p: grads(p["w"])} if case.problem.missing == "grad_fn" else {}
+        for _ in range(STEPS):
+            updates, state = optimizer.update(grads(w), state, {**given, "w": w}, **extra)
+            assert all(updates[name] is untouched[name] for name in untouched)
+            w = w + updates["w"]
+        _close(w, expected["w"])
+
+
+@every_tree_case
+def test_integer_params_are_refused_by_name(case):
+    optimizer, params = case.make(), {"w": jnp.ones(2), "steps": jnp.arange(3)}
+    extra = {"grad_fn": lambda params: params} if case.problem.missing == "grad_fn" else {}
+    with pytest.raises(TypeError, match=r"params\['steps'\] is of dtype int32.*allowed: floating"):
+        optimizer.update(params, optimizer.init(params), params, **extra)
 
 
 @every_case

@@ -144,6 +144,26 @@ def static_message(name: str, value: Any) -> str:
     )
 
 
+def check_static(**arguments: Any) -> None:
+    """Checks that none of a factory's static arguments is an array, and names all that are.
+
+    `optax.inject_hyperparams` makes arrays of all numbers, those that are left out included: to
+    name one of them at a time would take as many attempts.
+
+    Raises:
+      TypeError: there is an array among them, traced or not.
+    """
+    arrays = [n for n, value in arguments.items() if isinstance(value, (jax.Array, np.ndarray))]
+    if len(arrays) == 1:
+        raise TypeError(static_message(arrays[0], arguments[arrays[0]]))
+    if arrays:
+        raise TypeError(
+            f"{', '.join(arrays[:-1])} and {arrays[-1]} are static: they must be Python values, known"
+            " when the transform is built; got arrays. Under optax.inject_hyperparams, name them"
+            f" in static_args: optax.inject_hyperparams(factory, static_args={tuple(arrays)!r})."
+        )
+
+
 def check_transform(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
     """Checks that `value` is an Optax transform, and returns it with extra arguments supported.
 

@@ -18,6 +18,7 @@ from tritia._arguments import (
     static_message,
     value_at,
 )
+from tritia._leaves import check_gradients, passed_through, trained
 from tritia._trees import cast_like, compute_dtype, linear_combination, zeros_like
 from tritia.inertia._extrapolation import Projection, extrapolate, over_relax
 
@@ -160,6 +161,7 @@ def triple_inertia(
     in_place = restart is projection is None and _recoverable(predict, evaluate, correct)
 
     def init_fn(params: Any) -> TripleInertiaState:
+        params = trained(params)
         # Coefficients keep the default float dtype, not the params': in bfloat16 0.999 is 1.
         return TripleInertiaState(
             count=jnp.zeros((), jnp.int32),
@@ -173,6 +175,8 @@ def triple_inertia(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TripleInertiaState]:
+        given = updates
+        updates, params = check_gradients(updates, params)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         _check_structure(step, state.displacement)
         correction: Any = value_at(correct, state.count)
@@ -215,7 +219,8 @@ def triple_inertia(
         else:
             terms = [anew, (carried - state.evaluate, state.displacement)]
             update = linear_combination(moved, [*terms, (new_state.evaluate, memory)])
-        return cast_like(update, step if params is None else params), new_state
+        update = cast_like(update, step if params is None else params)
+        return passed_through(update, given), new_state
 
     def _projected_move(step: Any, state: TripleInertiaState, params: Any, correction: Any) -> Any:
         """Returns u_next - u, where the projection needs u."""
@@ -254,8 +259,13 @@ def nesterov_schedule() -> optax.Schedule:
       [0.0, 0.25, 0.5]
       >>> solver = tritia.triple_inertia(optax.sgd(0.1), predict=momentum, evaluate=momentum)
     """
-    # 3.0, not 3: a saturated int32 count must not wrap around.
-    return lambda count: count / (count + 3.0)
+
+    def momentum(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        # In floats: a saturated int32 count must not wrap around.
+        k = count.astype(float) if isinstance(count, jax.Array) else count
+        return k / (k + 3.0)
+
+    return momentum
 
 
 def _check_projection(projection: Projection | None) -> None:

@@ -204,7 +204,7 @@ def test_the_learning_rate_is_fixed_at_stage_one():
     for _ in range(8):
         updates, state = optimizer.update(w, state, w)
         w = w + updates
-        seen.append(float(state.learning_rate))
+        seen.append(float(state.step_size))
     np.testing.assert_allclose(seen, [0.1] * 4 + [0.05] * 4, rtol=1e-6)
     # The same when the rate is injected and changed in the middle of a step.
     injected = optax.inject_hyperparams(tritia.rk4)(learning_rate=0.1, mode="transparent")
@@ -212,7 +212,7 @@ def test_the_learning_rate_is_fixed_at_stage_one():
     for rate in (0.1, 0.2, 0.3, 0.4):
         state.hyperparams["learning_rate"] = jnp.asarray(rate)
         _, state = injected.update(w, state, w)
-        assert float(state.inner_state.learning_rate) == pytest.approx(0.1)
+        assert float(state.inner_state.step_size) == pytest.approx(0.1)
 
 
 # Preconditioners.

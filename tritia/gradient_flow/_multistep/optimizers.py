@@ -8,7 +8,13 @@ import numbers
 import jax
 import optax
 
-from tritia._arguments import ScalarOrSchedule, check_dtype, check_number, value_at
+from tritia._arguments import (
+    ScalarOrSchedule,
+    check_dtype,
+    check_number,
+    check_static,
+    value_at,
+)
 from tritia.gradient_flow._multistep.named_schemes import (
     adams_bashforth_scheme,
     bdf_scheme,
@@ -318,6 +324,7 @@ def difference(
       >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
       True
     """
+    check_static(order=order, steps=steps)
     return linear_multistep(
         learning_rate, difference_scheme(order, steps), accumulator_dtype=accumulator_dtype
     )

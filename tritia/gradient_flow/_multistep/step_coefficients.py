@@ -32,7 +32,9 @@ def _split(scheme: LinearMultistep, x: Any) -> StepCoefficients:
     past_steps, past_directions = scheme.history_lengths
     a, b = x[..., : scheme.steps], x[..., scheme.steps :]
     later = np.triu(np.ones((scheme.steps, scheme.steps), bool))[1 : past_steps + 1]
-    return StepCoefficients((a[..., None, :] * later).sum(axis=-1), b[..., : past_directions + 1])
+    later = later.astype(a.dtype).reshape((1,) * (a.ndim - 1) + later.shape)
+    weights = (a[..., None, :] * later).sum(axis=-1)
+    return StepCoefficients(weights, b[..., : past_directions + 1])
 
 
 def by_history(
@@ -97,16 +99,16 @@ def by_step_sizes(
         # The point was at rest: all past displacements are 0, and their steps may be as this one.
         past = jnp.where(lag <= count, past, step_size)
     reach = jnp.cumsum(past) / jnp.where(step_size > 0, step_size, 1)
+    resolved = reach <= (lag * MAX_SHRINK).astype(dtype)
     borne = (
-        (past > 0)
-        & (step_size > 0)
-        & (step_size <= family.highest.astype(dtype) * past)
-        & (step_size >= family.lowest.astype(dtype) * past)
-        & (reach <= lag * MAX_SHRINK)
+        (step_size <= family.highest.astype(dtype) * past[None])
+        & (step_size >= family.lowest.astype(dtype) * past[None])
+        & ((past > 0) & (step_size > 0) & resolved)[None]
     )
     allowed = jnp.all(borne | family.unread, axis=-1)  # gradient descent always is
     # Members that are not allowed are worked out for equal steps, so that nothing becomes NaN.
-    times = jnp.where(allowed[:, None] & (reach <= lag * MAX_SHRINK), -reach, -lag.astype(dtype))
+    actual = allowed[:, None] & resolved[None]
+    times = jnp.where(actual, -reach[None], -lag[None].astype(dtype))
     times = jnp.pad(times, ((0, 0), (1, 0)))
     x = adapt_to_step_sizes(jnp.asarray(family.x, dtype), times, family.free, family.order)
     return _split(scheme, x[jnp.argmax(allowed)])

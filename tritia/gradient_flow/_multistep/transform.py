@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._in_place import computed_before, conditional
+from tritia._leaves import check_gradients, passed_through, trained
 from tritia._trees import compute_dtype, is_none
 from tritia.gradient_flow._multistep import ring_buffer
 from tritia.gradient_flow._multistep.scheme import LinearMultistep
@@ -61,6 +62,7 @@ def multistep_transform(
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
 
     def init_fn(params: optax.Params) -> Any:
+        params = trained(params)
         return LinearMultistepState(
             count=jnp.zeros((), jnp.int32),
             position=jnp.zeros((), jnp.int32),
@@ -76,6 +78,8 @@ def multistep_transform(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
+        given = updates
+        updates, params = check_gradients(updates, params)
         like = updates if params is None else params
         dtype = _scalar_dtype(like)
         size = read_step_size(state.count)
@@ -83,7 +87,9 @@ def multistep_transform(
 
         def by_slot() -> tuple[jax.Array, ...]:
             weights, gains = coefficients(state.count, state.step_sizes, step_size)
-            gains = sign * step_size * gains
+            # A gain above 1 makes the largest numbers infinite, and infinity times 0 is NaN.
+            largest = jnp.finfo(dtype).max
+            gains = jnp.clip(sign * step_size * gains, -largest, largest)
             past = ring_buffer.by_slot(gains[1:], state.position)
             return gains[0], *-ring_buffer.by_slot(weights, state.position), *past
 
@@ -147,7 +153,7 @@ def multistep_transform(
         if step_sizes is not None:
             newest = step_size.astype(step_sizes.dtype)[None]
             step_sizes = jnp.concatenate([newest, step_sizes])[:stored_sizes]
-        return new, LinearMultistepState(
+        return passed_through(new, given), LinearMultistepState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
             step_sizes=step_sizes,

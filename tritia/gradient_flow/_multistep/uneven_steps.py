@@ -57,7 +57,8 @@ def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray 
     def meet(degree: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         x, projector, power, before, right = carry
         asked = (degree <= orders)[..., None]
-        row = xp.concatenate([power, degree * before / reach], axis=-1) * (free & asked)
+        slopes = xp.asarray(degree, x.dtype) * before / reach
+        row = xp.concatenate([power, slopes], axis=-1) * (free & asked).astype(x.dtype)
         direction = _dot(projector, row[..., None, :])[..., 0]
         square = _dot(direction, direction)
         direction = direction / xp.sqrt(xp.where(square > 0, square, 1.0))
@@ -68,7 +69,9 @@ def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray 
         return x, projector, power * times, power, right / reach
 
     x = x + xp.zeros_like(reach)
-    projector = xp.eye(x.shape[-1], dtype=x.dtype) + xp.zeros_like(x)[..., None]
+    projector = xp.zeros_like(x)[..., None] + xp.broadcast_to(
+        xp.eye(x.shape[-1], dtype=x.dtype), (*x.shape, x.shape[-1])
+    )
     carry = x, projector, xp.ones_like(times), xp.zeros_like(times), xp.ones_like(reach)
     degrees = int(np.max(orders)) + 1
     if isinstance(times, jax.core.Tracer):  # one program for all conditions, not one for each

@@ -19,12 +19,12 @@ from tritia._arguments import (
     check_transform,
     value_at,
 )
+from tritia._leaves import passed_through, trained
 from tritia._trees import Tree, linear_combination, move, select, strong, times
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
+    check_arguments,
     check_grad_fn,
-    check_params,
-    check_updates,
     evaluate,
 )
 from tritia.gradient_flow._runge_kutta.named_tableaus import check_scheme
@@ -207,20 +207,20 @@ def adaptive_runge_kutta(
             rejected=jnp.zeros([], jnp.int32),
             failed=jnp.zeros([], bool),
             previous_error=jnp.ones([], dtype),
-            preconditioner_state=field.init(strong(params)),
+            preconditioner_state=field.init(strong(trained(params))),
         )
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
-        params = check_params(params)
+        given = updates
+        updates, params, whole = check_arguments(updates, params)
         grad_fn = check_grad_fn(
             grad_fn,
-            params,
+            whole,
             len(pair.b) - 1,
             if_missing=".",
             if_masked="Freeze leaves inside the preconditioner, with"
             " optax.masked(optax.set_to_zero(), frozen).",
         )
-        updates = check_updates(updates, params)
         dtype = state.time.dtype
         relative, absolute, longest = (
             jnp.asarray(value_at(x, state.count), dtype) for x in (rtol, atol, max_learning_rate)
@@ -229,7 +229,7 @@ def adaptive_runge_kutta(
         slope, field_state = field.update(updates, state.preconditioner_state, params, **extra)
 
         def slope_at(point):
-            gradients = evaluate(grad_fn, point)
+            gradients = evaluate(grad_fn, point, whole)
             return field.update(gradients, state.preconditioner_state, point, **extra)[0]
 
         speed = norm(slope, params)
@@ -258,7 +258,7 @@ def adaptive_runge_kutta(
             end.offset,
         )
         state = _after(pair, state, end, finite, moving=speed > 0, longest=longest)
-        return step, state._replace(
+        return passed_through(step, given), state._replace(
             preconditioner_state=select(end.accepted, field_state, state.preconditioner_state)
         )
 
@@ -337,7 +337,7 @@ def _after(
       longest: the largest step size allowed.
     """
     accepted = end.accepted
-    rejected = jnp.where(finite, end.tries - accepted, 1).astype(jnp.int32)
+    rejected = jnp.where(finite, end.tries - accepted.astype(jnp.int32), 1).astype(jnp.int32)
     error = jnp.maximum(end.error_norm, LEAST_ERROR)
     factor = next_factor(error, state.previous_error, rejected > 0, pair.order)
     after_failure = jnp.where(finite, end.learning_rate, 0.5 * end.learning_rate)
@@ -351,7 +351,7 @@ def _after(
         learning_rate=taken,
         next_learning_rate=jnp.minimum(following, longest),
         error_norm=end.error_norm,
-        accepted=state.accepted + accepted,
+        accepted=state.accepted + accepted.astype(jnp.int32),
         rejected=state.rejected + rejected,
         failed=~accepted,
         previous_error=jnp.where(accepted, error, state.previous_error),

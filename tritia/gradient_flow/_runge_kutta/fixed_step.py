@@ -18,14 +18,15 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._in_place import computed_before, conditional
+from tritia._leaves import passed_through, trained
 from tritia._trees import cast_like, compute_dtype, move, select, strong, times, zeros_like
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
+    check_arguments,
     check_grad_fn,
-    check_params,
-    check_updates,
     evaluate,
 )
+from tritia.gradient_flow._runge_kutta.injected_schedules import schedule_counts_steps
 from tritia.gradient_flow._runge_kutta.named_tableaus import RungeKuttaScheme, check_scheme
 from tritia.gradient_flow._runge_kutta.stages import (
     Memory,
@@ -58,7 +59,7 @@ class TransparentRungeKuttaState(NamedTuple):
     Attributes:
       count: completed steps, an int32 scalar; schedules are read here.
       stage: the stage that the next gradient is for, an int32 scalar; 0 where a step begins.
-      learning_rate: the step size, read at stage one and kept for the whole step.
+      step_size: the learning rate, read at stage one and kept for the whole step.
       base: the params that the step started from; () for a method with one stage.
       memory: the pytrees, shaped like the params, that later stages need.
       preconditioner_state: the preconditioner's state from before the step, () without one.
@@ -67,13 +68,14 @@ class TransparentRungeKuttaState(NamedTuple):
 
     count: jax.Array
     stage: jax.Array
-    learning_rate: jax.Array
+    step_size: jax.Array
     base: optax.Params
     memory: Memory
     preconditioner_state: optax.OptState
     next_preconditioner_state: optax.OptState
 
 
+@schedule_counts_steps(lambda arguments: arguments["scheme"])
 def runge_kutta(
     learning_rate: ScalarOrSchedule,
     scheme: RungeKuttaScheme | str,
@@ -124,7 +126,8 @@ def runge_kutta(
 
     Args:
       learning_rate: the step size h, in units of the flow's time; a schedule counts completed
-        steps.
+        steps, under `optax.inject_hyperparams` too. Whoever sets an injected learning rate between
+        two stages changes the next step, not the one under way.
       scheme: a `ButcherTableau`, a `ChebyshevScheme`, or the name of one of `tritia.TABLEAUS`.
       mode: `"opaque"` or `"transparent"`.
       preconditioner: an Optax transform P that turns gradients into directions, such as
@@ -190,25 +193,25 @@ def _opaque(
     learning_rate: ScalarOrSchedule, stages: Stages, field: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
     def init_fn(params):
-        return RungeKuttaState(jnp.zeros([], jnp.int32), field.init(strong(params)))
+        return RungeKuttaState(jnp.zeros([], jnp.int32), field.init(strong(trained(params))))
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
-        params = check_params(params)
+        given = updates
+        updates, params, whole = check_arguments(updates, params)
         if stages.count > 1:
             grad_fn = check_grad_fn(
                 grad_fn,
-                params,
+                whole,
                 stages.count - 1,
                 if_missing='; or build the optimizer with mode="transparent".',
                 if_masked='Use mode="transparent" there, or mask inside the preconditioner.',
             )
-        updates = check_updates(updates, params)
         h = jnp.asarray(value_at(learning_rate, state.count))
         slope, field_state = field.update(updates, state.preconditioner_state, params, **extra)
 
         def stage(j, offset, memory):
             point = move(params, h, offset)
-            direction = evaluate(grad_fn, point)
+            direction = evaluate(grad_fn, point, whole)
             slope, _ = field.update(direction, state.preconditioner_state, point, **extra)
             return stages.advance(j, slope, memory)
 
@@ -228,7 +231,7 @@ def _opaque(
                 offset, memory = stage(j, offset, memory)
         step = jax.tree.map(lambda p, o: (-times(h, o)).astype(p.dtype), params, offset)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return step, RungeKuttaState(count, field_state)
+        return passed_through(step, given), RungeKuttaState(count, field_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -245,10 +248,11 @@ def _transparent(
         return leaf.astype(jnp.promote_types(leaf.dtype, dtype))
 
     def init_fn(params):
+        params = trained(params)
         return TransparentRungeKuttaState(
             count=jnp.zeros([], jnp.int32),
             stage=jnp.zeros([], jnp.int32),
-            learning_rate=jnp.zeros([], jnp.result_type(float)),
+            step_size=jnp.zeros([], jnp.result_type(float)),
             base=jax.tree.map(wider, zeros_like(params)) if stages.count > 1 else (),
             memory=empty_memory(stages, params, accumulator_dtype),
             preconditioner_state=field.init(strong(params)),
@@ -258,11 +262,11 @@ def _transparent(
 
     def update_fn(updates, state, params=None, **extra):
         extra.pop("grad_fn", None)
-        params = check_params(params)
-        updates = check_updates(updates, params)
+        given = updates
+        updates, params, _ = check_arguments(updates, params)
         first, last = state.stage == 0, state.stage == stages.count - 1
         h = value_at(learning_rate, state.count)
-        h = jnp.where(first, h, state.learning_rate).astype(state.learning_rate.dtype)
+        h = jnp.where(first, h, state.step_size).astype(state.step_size.dtype)
         slope, new = field.update(updates, state.preconditioner_state, params, **extra)
         new = select(first, new, state.next_preconditioner_state)
 
@@ -296,10 +300,10 @@ def _transparent(
             step = to_target(offset)
         if several:
             base = conditional(last & read, lambda: zeros_like(base), lambda: base)
-        return step, TransparentRungeKuttaState(
+        return passed_through(step, given), TransparentRungeKuttaState(
             count=jnp.where(last, optax.safe_increment(state.count), state.count),
             stage=jnp.where(last, 0, state.stage + 1),
-            learning_rate=h,
+            step_size=h,
             base=base if several else (),
             memory=memory,
             preconditioner_state=select(last, new, state.preconditioner_state),

@@ -9,30 +9,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia._leaves import check_gradients, merged, trained
 from tritia._trees import strong
 
 GradFn = Callable[[optax.Params], optax.Updates]
 
 
-def check_params(params: optax.Params | None) -> optax.Params:
-    """Returns the params as arrays, or says that they are missing."""
+def check_arguments(
+    updates: optax.Updates, params: optax.Params | None
+) -> tuple[optax.Updates, optax.Params, optax.Params]:
+    """Returns gradients and params as arrays, without leaves that are not trained, and all params.
+
+    Raises:
+      ValueError: params are missing, or the gradients have not their structure.
+      TypeError: an integer param has a gradient.
+    """
     if params is None:
         raise ValueError(
             "Runge-Kutta steps need the params, to stand at the stages. Call"
             " optimizer.update(grads, state, params)."
         )
-    return strong(params)
-
-
-def check_updates(updates: optax.Updates, params: optax.Params) -> optax.Updates:
-    """Returns the gradients as arrays, or says that they are not like the params."""
+    whole = params
+    updates, params = check_gradients(updates, params)
     given, wanted = jax.tree.structure(updates), jax.tree.structure(params)
     if given != wanted:
         raise ValueError(
-            "updates must be gradients with the structure of params. A leaf without a gradient"
-            f" needs zeros, not None. Got {given}, expected {wanted}."
+            "updates must be gradients with the structure of params. A floating leaf without a"
+            f" gradient needs zeros, not None. Got {given}, expected {wanted}."
         )
-    return strong(updates)
+    return strong(updates), strong(params), whole
 
 
 def check_grad_fn(
@@ -47,12 +52,20 @@ def check_grad_fn(
       if_missing: what else the user can do where it is missing: the rest of a sentence.
       if_masked: what the user can do where params are masked: a sentence.
     """
+    leaves = jax.tree.leaves(params, is_leaf=_is_split)
+    if any(map(_is_split, leaves)):
+        raise ValueError(
+            "params are split: this step stands inside optax.contrib.split_real_and_imaginary, and"
+            " grad_fn would get pairs of real arrays. Runge-Kutta steps take complex params as they"
+            " are: leave the wrapper out."
+        )
     if grad_fn is None:
         raise ValueError(
             f"A step needs {calls} more gradient{'s' if calls > 1 else ''} than the one passed, so"
             " it needs grad_fn, a function from params to gradients on the same minibatch. Call"
             " optimizer.update(grads, state, params, grad_fn=lambda params: jax.grad(loss)(params,"
-            f" batch)){if_missing}"
+            f" batch)){if_missing} optax.contrib.sam and optax.contrib.split_real_and_imaginary do"
+            " not hand grad_fn on."
         )
     if not callable(grad_fn):
         raise TypeError(
@@ -68,10 +81,29 @@ def check_grad_fn(
     return cast(GradFn, grad_fn)
 
 
-def evaluate(grad_fn: GradFn | None, point: optax.Params) -> optax.Updates:
-    """Calls grad_fn at a stage and checks what it returns."""
+def _is_split(node: Any) -> bool:
+    return type(node).__name__ == "SplitRealAndImaginaryArrays"
+
+
+def evaluate(grad_fn: GradFn | None, point: optax.Params, params: optax.Params) -> optax.Updates:
+    """Calls grad_fn at a stage and checks what it returns.
+
+    Args:
+      grad_fn: the user's function.
+      point: where the stage stands.
+      params: the params of the step, of which the leaves that are not trained are taken.
+    """
     assert grad_fn is not None  # check_grad_fn
-    gradients = grad_fn(point)
+    try:
+        gradients = trained(grad_fn(merged(point, params)))
+    except Exception as error:
+        error.add_note(
+            "Raised by grad_fn, called with a stage's params:"
+            f" {jax.tree.map(jnp.shape, point)}. A wrapper that gives its transform other params"
+            " than the loop's, such as optax.flatten, gives them to grad_fn too: wrap the"
+            ' preconditioner instead, or take mode="transparent".'
+        )
+        raise
     given, wanted = jax.tree.structure(gradients), jax.tree.structure(point)
     if given != wanted:
         raise ValueError(

@@ -8,11 +8,13 @@ from __future__ import annotations
 import jax
 import optax
 
-from tritia._arguments import ScalarOrSchedule
+from tritia._arguments import ScalarOrSchedule, check_static
 from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme
 from tritia.gradient_flow._runge_kutta.fixed_step import Mode, runge_kutta
+from tritia.gradient_flow._runge_kutta.injected_schedules import schedule_counts_steps
 
 
+@schedule_counts_steps(lambda arguments: "midpoint")
 def midpoint(
     learning_rate: ScalarOrSchedule,
     *,
@@ -61,6 +63,7 @@ def midpoint(
     )
 
 
+@schedule_counts_steps(lambda arguments: "heun")
 def heun(
     learning_rate: ScalarOrSchedule,
     *,
@@ -111,6 +114,7 @@ def heun(
     )
 
 
+@schedule_counts_steps(lambda arguments: "rk4")
 def rk4(
     learning_rate: ScalarOrSchedule,
     *,
@@ -165,6 +169,9 @@ def rk4(
     )
 
 
+@schedule_counts_steps(
+    lambda arguments: ChebyshevScheme(*(arguments[name] for name in ("stages", "order", "damping")))
+)
 def rkc(
     learning_rate: ScalarOrSchedule,
     stages: int,
@@ -219,6 +226,7 @@ def rkc(
       >>> bool(jax.numpy.all(abs(w + updates) < 1))
       True
     """
+    check_static(stages=stages, order=order, damping=damping)
     scheme = ChebyshevScheme(stages, order, damping)
     return runge_kutta(
         learning_rate,
