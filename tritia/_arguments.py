@@ -158,9 +158,10 @@ def check_static(**arguments: Any) -> None:
         raise TypeError(static_message(arrays[0], arguments[arrays[0]]))
     if arrays:
         raise TypeError(
-            f"{', '.join(arrays[:-1])} and {arrays[-1]} are static: they must be Python values, known"
-            " when the transform is built; got arrays. Under optax.inject_hyperparams, name them"
-            f" in static_args: optax.inject_hyperparams(factory, static_args={tuple(arrays)!r})."
+            f"{', '.join(arrays[:-1])} and {arrays[-1]} are static: they must be Python values,"
+            " known when the transform is built; got arrays. Under optax.inject_hyperparams, name"
+            " them in static_args:"
+            f" optax.inject_hyperparams(factory, static_args={tuple(arrays)!r})."
         )
 
 

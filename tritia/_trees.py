@@ -73,6 +73,17 @@ def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
     return jax.tree.map(choose, if_true, if_false)
 
 
+def constant_like(value: Any, leaf: Any, dtype: Any = None) -> jax.Array:
+    """Returns an array of one value that is laid out as a leaf, for loops and conditionals.
+
+    Its shape is the leaf's and, unlike that of `jnp.full_like`, so are the mesh axes over which it
+    is sharded or (within `jax.shard_map`) varies, because it seems to depend on the leaf. XLA
+    removes what it is not needed for.
+    """
+    filled = jnp.full_like(leaf, value, dtype=dtype)
+    return jnp.where(leaf != leaf, filled, filled)
+
+
 def zeros_like(params: optax.Params, dtype: Any = None) -> Tree:
     """Returns zeros in the precision of `dtype`, or in the params' dtypes; never weakly typed.
 
@@ -85,7 +96,7 @@ def zeros_like(params: optax.Params, dtype: Any = None) -> Tree:
             is_complex = jnp.issubdtype(target, jnp.complexfloating)
             target = jnp.finfo(dtype).dtype
             target = jnp.promote_types(target, jnp.complex64) if is_complex else target
-        return jnp.zeros_like(leaf, dtype=target)
+        return constant_like(0, leaf, target)
 
     return jax.tree.map(zeros, params)
 

@@ -314,4 +314,12 @@ def _inner_product(updates: Any, moved: Any) -> jax.Array:
             "restart='gradient' needs gradients with the structure of params as updates: got"
             f" {jax.tree.structure(updates)}, expected {jax.tree.structure(moved)}."
         )
-    return jnp.real(optax.tree.vdot(updates, moved))
+
+    # Sums of products, and not dot products, which have no rule for params split over a mesh.
+    def leaf(g: Any, d: Any) -> jax.Array:
+        dtype = compute_dtype(g, d)
+        return jnp.sum(jnp.real(jnp.conj(jnp.asarray(g, dtype)) * jnp.asarray(d, dtype)))
+
+    products = jax.tree.leaves(jax.tree.map(leaf, updates, moved))
+    dtype = jnp.result_type(*products) if products else jnp.float32
+    return sum((product.astype(dtype) for product in products), jnp.zeros((), dtype))

@@ -518,3 +518,61 @@ def test_wrong_arguments():
         tritia.rk4(0.1, mode="see-through")
     with pytest.raises(TypeError, match=r"preconditioner must be an optax"):
         tritia.rk4(0.1, preconditioner=optax.scale_by_adam)
+
+
+@pytest.mark.parametrize("name", ["heun", "rk4", "kutta3", "rkc"])
+def test_an_injected_schedule_counts_steps(name):
+    """Optax counts updates, of which s are one step: optax issue 415."""
+    schedule = optax.linear_schedule(0.8, 0.1, 3)
+    factory, static, scheme = {
+        "kutta3": (functools.partial(tritia.runge_kutta, scheme="kutta3"), (), "kutta3"),
+        "rkc": (
+            functools.partial(tritia.rkc, stages=5, order=1),
+            ("stages", "order"),
+            tritia.ChebyshevScheme(5, 1),
+        ),
+    }.get(name) or (getattr(tritia, name), (), name)
+    injected = optax.inject_hyperparams(factory, static_args=static)(schedule, mode="transparent")
+    given = tritia.runge_kutta(schedule, scheme, mode="transparent")
+    count = 4 * (scheme if name == "rkc" else tritia.TABLEAUS[name]).gradients_per_step
+    expected, _ = descend(given, gentle, start(gentle), count, give_grad_fn=False)
+    found, _ = descend(injected, gentle, start(gentle), count, give_grad_fn=False)
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+def test_an_injected_learning_rate_is_found_once_and_set_for_the_next_step():
+    optimizer = optax.inject_hyperparams(tritia.heun)(0.5, mode="transparent")
+    w = jnp.asarray(1.0)
+    state = optimizer.init(w)
+    assert float(optax.tree.get(state, "learning_rate")) == 0.5
+    for k, h in enumerate((0.5, 0.5, 0.25, 0.25)):
+        if k == 1:
+            state = optax.tree.set(state, learning_rate=jnp.asarray(0.25))
+        updates, state = optimizer.update(w, state, w)
+        assert float(state.inner_state.step_size) == h
+        w = w + updates
+    expected = (1 - 0.5 + 0.5**2 / 2) * (1 - 0.25 + 0.25**2 / 2)
+    assert float(w) == pytest.approx(expected, rel=1e-6)
+
+
+def test_wrappers_that_opaque_mode_cannot_stand_in_are_named():
+    w = {"w": jnp.ones(2)}
+    grad_fn = lambda p: {"w": p["w"]}  # noqa: E731
+    sam = optax.contrib.sam(tritia.heun(0.1), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"optax\.contrib\.sam"):
+        sam.update(w, sam.init(w), w, grad_fn=grad_fn)
+    split = optax.contrib.split_real_and_imaginary(tritia.heun(0.1))
+    z = jnp.ones(2) + 1j
+    with pytest.raises(ValueError, match=r"inside optax\.contrib\.split_real_and_imaginary"):
+        split.update(z, split.init(z), z)
+    flat = optax.with_extra_args_support(optax.flatten(tritia.heun(0.1)))
+    with pytest.raises(TypeError) as error:
+        flat.update(w, flat.init(w), w, grad_fn=grad_fn)
+    assert any("optax.flatten" in note for note in error.value.__notes__)
+
+
+def test_all_static_arguments_are_named_at_once():
+    with pytest.raises(TypeError, match=r"static_args=\('stages', 'order'\)"):
+        optax.inject_hyperparams(tritia.rkc)(0.1, stages=4).init(jnp.zeros(2))
+    with pytest.raises(TypeError, match=r"static_args=\('order', 'steps'\)"):
+        optax.inject_hyperparams(tritia.difference)(0.1).init(jnp.zeros(2))

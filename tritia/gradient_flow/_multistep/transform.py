@@ -18,7 +18,7 @@ import optax
 
 from tritia._in_place import computed_before, conditional
 from tritia._leaves import check_gradients, passed_through, trained
-from tritia._trees import compute_dtype, is_none
+from tritia._trees import compute_dtype, constant_like, is_none
 from tritia.gradient_flow._multistep import ring_buffer
 from tritia.gradient_flow._multistep.scheme import LinearMultistep
 from tritia.gradient_flow._multistep.step_coefficients import StepCoefficients
@@ -100,7 +100,8 @@ def multistep_transform(
             # compiled again; within a conditional they are not. This one's condition always holds,
             # which XLA does not know.
             terms = 1 + past_steps + past_directions
-            nothing = (jnp.zeros((), dtype),) * terms
+            sizes = step_size if state.step_sizes is None else step_size + state.step_sizes.sum()
+            nothing = (constant_like(0, sizes, dtype),) * terms
             factors = conditional(state.count >= 0, by_slot, lambda: nothing)
 
         def displacement(steps: ring_buffer.RingBuffer) -> Any:

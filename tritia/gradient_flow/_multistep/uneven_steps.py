@@ -68,11 +68,12 @@ def adapt_to_step_sizes(x: Any, times: Any, free: np.ndarray, order: np.ndarray 
         projector = projector - direction[..., :, None] * xp.swapaxes(seen, -1, -2)
         return x, projector, power * times, power, right / reach
 
-    x = x + xp.zeros_like(reach)
+    one = xp.where(times != times, 1, 1).astype(times.dtype)  # varies where the times do
+    x = x + 0 * one[..., :1]
     projector = xp.zeros_like(x)[..., None] + xp.broadcast_to(
         xp.eye(x.shape[-1], dtype=x.dtype), (*x.shape, x.shape[-1])
     )
-    carry = x, projector, xp.ones_like(times), xp.zeros_like(times), xp.ones_like(reach)
+    carry = x, projector, one, 0 * one, one[..., :1]
     degrees = int(np.max(orders)) + 1
     if isinstance(times, jax.core.Tracer):  # one program for all conditions, not one for each
         return jax.lax.fori_loop(0, degrees, meet, carry)[0]

@@ -20,11 +20,12 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._leaves import passed_through, trained
-from tritia._trees import Tree, linear_combination, move, select, strong, times
+from tritia._trees import Tree, constant_like, linear_combination, move, select, strong, times
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
     check_arguments,
     check_grad_fn,
+    combined_zeros,
     evaluate,
 )
 from tritia.gradient_flow._runge_kutta.named_tableaus import check_scheme
@@ -128,6 +129,10 @@ def adaptive_runge_kutta(
     a `grad_fn` of the mean loss over all k of them: one of the last minibatch alone mixes two
     losses in a step, and the error estimate measures their difference.
 
+    Forward-mode differentiation goes through an update (`jax.jvp`, `jax.jacfwd`), reverse mode does
+    not: how many tries there are is not known beforehand. For hyperparameter gradients in reverse
+    mode take a method with steps of fixed size.
+
     Tolerances refer to the params' own dtype: where rtol is near its rounding (1e-6 for float32,
     1e-2 for bfloat16) the estimate is noise and steps stop growing. The global error is
     proportional to the tolerance, with a factor that depends on the problem.
@@ -194,20 +199,24 @@ def adaptive_runge_kutta(
     field = check_transform("preconditioner", preconditioner)
 
     def init_fn(params):
+        params = strong(trained(params))
         dtype = jnp.result_type(float)
         first = 0.0 if initial_learning_rate is None else initial_learning_rate
-        zero = lambda: jnp.zeros([], dtype)  # noqa: E731 (no two leaves may share a buffer)
+        # All but the count depend on the params, and vary over the mesh axes that these do.
+        unordered = [jnp.any(leaf != leaf) for leaf in jax.tree.leaves(params)]
+        any_leaf = functools.reduce(jnp.logical_or, unordered, jnp.zeros([], bool))
+        zero = lambda: constant_like(0, any_leaf, dtype)  # noqa: E731 (no two leaves share a buffer)
         return AdaptiveRungeKuttaState(
             count=jnp.zeros([], jnp.int32),
             time=zero(),
             learning_rate=zero(),
             next_learning_rate=zero() + jnp.asarray(first, dtype),
             error_norm=zero(),
-            accepted=jnp.zeros([], jnp.int32),
-            rejected=jnp.zeros([], jnp.int32),
-            failed=jnp.zeros([], bool),
-            previous_error=jnp.ones([], dtype),
-            preconditioner_state=field.init(strong(trained(params))),
+            accepted=constant_like(0, any_leaf, jnp.int32),
+            rejected=constant_like(0, any_leaf, jnp.int32),
+            failed=constant_like(False, any_leaf, bool),
+            previous_error=constant_like(1, any_leaf, dtype),
+            preconditioner_state=field.init(params),
         )
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
@@ -236,16 +245,16 @@ def adaptive_runge_kutta(
         finite = jnp.isfinite(speed)
         h = jax.lax.cond(
             (state.next_learning_rate > 0) | ~finite,
-            lambda: state.next_learning_rate,
+            lambda: state.next_learning_rate + constant_like(0, speed),
             lambda: initial_step_size(params, slope, slope_at, norm, pair.order),
         )
         begin = _Try(
             learning_rate=jnp.minimum(h, longest),
             # A gradient that is not finite spoils every try.
             tries=jnp.where(finite, 0, max_rejections),
-            accepted=jnp.zeros([], bool),
-            error_norm=jnp.full([], jnp.inf, dtype),
-            offset=linear_combination(params, []),
+            accepted=constant_like(False, speed, bool),
+            error_norm=constant_like(jnp.inf, speed),
+            offset=combined_zeros(params, slope),
         )
         end = jax.lax.while_loop(
             lambda carry: ~carry.accepted & (carry.tries < max_rejections),

@@ -19,11 +19,12 @@ from tritia._arguments import (
 )
 from tritia._in_place import computed_before, conditional
 from tritia._leaves import passed_through, trained
-from tritia._trees import cast_like, compute_dtype, move, select, strong, times, zeros_like
+from tritia._trees import cast_like, move, select, strong, times, zeros_like
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
     check_arguments,
     check_grad_fn,
+    combined_zeros,
     evaluate,
 )
 from tritia.gradient_flow._runge_kutta.injected_schedules import schedule_counts_steps
@@ -215,10 +216,7 @@ def _opaque(
             slope, _ = field.update(direction, state.preconditioner_state, point, **extra)
             return stages.advance(j, slope, memory)
 
-        memory = tuple(
-            jax.tree.map(lambda p: jnp.zeros(p.shape, compute_dtype(p)), params)
-            for _ in range(stages.slots)
-        )
+        memory = tuple(combined_zeros(params, slope) for _ in range(stages.slots))
         offset, memory = stages.advance(0, slope, memory)
         if stages.rolled:
             (offset, _), _ = jax.lax.scan(

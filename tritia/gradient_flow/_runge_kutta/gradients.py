@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._leaves import check_gradients, merged, trained
-from tritia._trees import strong
+from tritia._trees import compute_dtype, constant_like, strong
 
 GradFn = Callable[[optax.Params], optax.Updates]
 
@@ -83,6 +83,16 @@ def check_grad_fn(
 
 def _is_split(node: Any) -> bool:
     return type(node).__name__ == "SplitRealAndImaginaryArrays"
+
+
+def combined_zeros(params: optax.Params, slope: Any) -> Any:
+    """Zeros in the dtype of sums, laid out as a sum of params and slopes is: to start a loop."""
+
+    def zeros(p: jax.Array, k: jax.Array) -> jax.Array:
+        dtype = compute_dtype(p)
+        return constant_like(0, p.astype(dtype) + k.astype(dtype), dtype)
+
+    return jax.tree.map(zeros, params, slope)
 
 
 def evaluate(grad_fn: GradFn | None, point: optax.Params, params: optax.Params) -> optax.Updates:

@@ -1,0 +1,102 @@
+"""Params on two devices: explicit mesh axes, and `jax.shard_map` with its check of varying axes.
+
+equinox 364, jax's explicit sharding: constants that are made anew must be laid out as the params
+are where they start a loop or end a branch.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import tritia
+from tests.contract import CASES, tree_gradient
+
+TREES = [case for case in CASES if case.problem.any_tree]
+each_case = pytest.mark.parametrize("case", TREES, ids=lambda case: case.name)
+SCHEDULE = optax.linear_schedule(0.1, 0.2, 5)
+each_transform = pytest.mark.parametrize(
+    "optimizer",
+    [case.make() for case in TREES]
+    + [
+        tritia.difference(SCHEDULE, 3, 6),
+        tritia.bdf(SCHEDULE, 3),
+        tritia.adaptive_runge_kutta(0.1, "heun"),
+        tritia.rkc(SCHEDULE, 4),
+        tritia.heun(SCHEDULE, mode="transparent"),
+    ],
+    ids=[case.name for case in TREES]
+    + ["difference36_schedule", "bdf3_schedule", "adaptive_heun", "rkc_schedule", "heun_schedule"],
+)
+
+
+def _params():
+    return {"w": jnp.arange(1.0, 9.0).reshape(4, 2), "b": jnp.linspace(-1, 1, 4)}
+
+
+def _train(optimizer, params, gradient=tree_gradient):
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = update(gradient(params), state, params, grad_fn=gradient)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=3)[0][0]
+
+
+def _mesh(kind):
+    return jax.make_mesh((2,), ("data",), axis_types=(kind,))
+
+
+@each_transform
+def test_explicit_axes(optimizer):
+    mesh = _mesh(AxisType.Explicit)
+    alone = jax.jit(functools.partial(_train, optimizer))(_params())
+    with jax.set_mesh(mesh):
+        split = {
+            "w": NamedSharding(mesh, PartitionSpec("data")),
+            "b": NamedSharding(mesh, PartitionSpec()),
+        }
+        params = jax.device_put(_params(), split)
+        after = jax.jit(functools.partial(_train, optimizer))(params)
+    assert after["w"].sharding.spec == PartitionSpec("data", None)
+    chex.assert_trees_all_close(jax.device_get(after), jax.device_get(alone), rtol=1e-5)
+
+
+@each_transform
+def test_params_that_vary_over_an_axis_of_shard_map(optimizer):
+    """Each device trains its own part, as if it were alone."""
+    train = functools.partial(_train, optimizer)
+    parts = PartitionSpec("data")
+    split = jax.shard_map(train, mesh=_mesh(AxisType.Auto), in_specs=(parts,), out_specs=parts)
+    together = jax.jit(split)(_params())
+    halves = [jax.tree.map(lambda leaf, i=i: jnp.split(leaf, 2)[i], _params()) for i in range(2)]
+    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(jax.jit(train), halves))
+    chex.assert_trees_all_close(together, alone, rtol=1e-5)
+
+
+@each_case
+def test_data_parallel_in_shard_map(case):
+    """Gradients are averaged over the devices; the params are the same on both."""
+    optimizer = case.make()
+
+    def train(params, weights):
+        def gradient(params):
+            local = jax.tree.map(lambda leaf: leaf * weights[0], tree_gradient(params))
+            return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, "data"), local)
+
+        return _train(optimizer, params, gradient)
+
+    specs = (PartitionSpec(), PartitionSpec("data"))
+    split = jax.shard_map(
+        train, mesh=_mesh(AxisType.Auto), in_specs=specs, out_specs=PartitionSpec()
+    )
+    after = jax.jit(split)(_params(), jnp.array([0.5, 1.5]))
+    chex.assert_trees_all_close(
+        after, jax.jit(functools.partial(_train, optimizer))(_params()), rtol=1e-5
+    )
