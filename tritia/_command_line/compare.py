@@ -58,7 +58,7 @@ def _compare(request: Request) -> int:
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
-                screen.print(_resumed(comparison), highlight=False, markup=False)
+                screen.print(_resumed(comparison), highlight=False, markup=False, soft_wrap=True)
             _train(comparison, screen)
     except KeyboardInterrupt:
         complain("tritia compare", _interrupted(request, comparison))

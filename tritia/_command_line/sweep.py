@@ -95,7 +95,8 @@ def _sweep(arguments: argparse.Namespace, settings: list[dict[str, float]], out:
         folder.write_json(out / folder.CONFIG, config)
         sweep_results.save(out, result)
     else:
-        screen.print(f"Going on with {printable(out)}: all of it is there.", markup=False)
+        words = f"Going on with {printable(out)}: all of it is there."
+        screen.print(words, markup=False, soft_wrap=True)
     folder.write(out / sweep_results.CSV, sweep_results.table_csv(result))
     title = (
         f"{arguments.optimizer} on {dataset.name}, {len(settings)} settings,"
