@@ -183,6 +183,13 @@ def test_a_lock_is_released_with_its_folder(tmp_path):
             pass
         assert (tmp_path / "out" / folder.LOCK).exists()
     assert not (tmp_path / "out").exists()  # it was made here, and stayed empty
+    with folder.hold(tmp_path / "a" / "b"):
+        pass
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    with folder.hold(tmp_path / "c" / "d"):
+        (tmp_path / "c" / "d" / "file").write_text("")
+    assert (tmp_path / "c" / "d" / "file").exists()
 
 
 def damaged(text, change):

@@ -131,7 +131,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
       UsageError: the folder can't be written, or another process holds it.
     """
-    made = not os.path.lexists(folder)
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def hold(folder: Path) -> Iterator[None]:
         yield
 
 
-_held: list[tuple[Path, bool]] = []
+_held: list[tuple[Path, list[Path]]] = []
 
 
 def tidy_held() -> None:
@@ -157,16 +157,16 @@ def tidy_held() -> None:
         _tidy(folder, made)
 
 
-def _let_go(folder: Path, made: bool) -> None:
+def _let_go(folder: Path, made: list[Path]) -> None:
     _held.remove((folder, made))
     _tidy(folder, made)
 
 
-def _tidy(folder: Path, made: bool) -> None:
+def _tidy(folder: Path, made: list[Path]) -> None:
     with contextlib.suppress(OSError):
         (folder / LOCK).unlink(missing_ok=True)
-        if made:
-            folder.rmdir()  # which only removes it where it is empty
+        for place in made:
+            place.rmdir()  # which only removes it where it is empty
 
 
 @contextlib.contextmanager
