@@ -52,7 +52,13 @@ def check_gradients(
 
 
 def passed_through(new: optax.Updates, given: optax.Updates) -> optax.Updates:
-    """Returns the new updates with those that came in for leaves that are not trained."""
+    """Returns the new updates with those that came in for leaves that are not trained.
+
+    Solvers need no gradients: `given` may be of another structure, and then holds no such leaf.
+    """
+    leaves = jax.tree.leaves(given, is_leaf=is_none)
+    if not any(leaf is None or _is_float0(leaf) for leaf in leaves):
+        return new
     return jax.tree.map(lambda g, n: g if n is None else n, given, new, is_leaf=is_none)
 
 
