@@ -12,6 +12,7 @@ Every transform of the library takes three kinds of argument, and there is one r
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -179,7 +180,25 @@ def check_transform(name: str, value: Any) -> optax.GradientTransformationExtraA
             f"{name} must be an optax.GradientTransformation, such as optax.scale_by_adam();"
             f" got {value!r} of type {type(value).__name__}."
         )
-    return optax.with_extra_args_support(cast(optax.GradientTransformation, value))
+    return with_extra_args(cast(optax.GradientTransformation, value))
+
+
+def with_extra_args(
+    transform: optax.GradientTransformation | optax.MultiSteps,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns a transform whose `update` takes extra arguments, and drops them where it must.
+
+    `optax.with_extra_args_support` drops them for everything but
+    `optax.GradientTransformationExtraArgs`. `optax.MultiSteps`, and the transform that it makes, is
+    none, but passes them on.
+    """
+    kinds = {
+        parameter.kind for parameter in inspect.signature(transform.update).parameters.values()
+    }
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        update = cast(optax.TransformUpdateExtraArgsFn, transform.update)
+        return optax.GradientTransformationExtraArgs(transform.init, update)
+    return optax.with_extra_args_support(cast(optax.GradientTransformation, transform))
 
 
 def check_dtype(name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tritia._arguments import with_extra_args
 from tritia._compare import datasets, network
 from tritia._compare.datasets import Dataset, Task
 from tritia._compare.optimizers import LearningTask, Optimizer
@@ -176,7 +177,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
     learning_task = LearningTask(bench.training_rows, task, bench.dataset.outputs)
 
     def transform(setting: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(optimizer.build(setting, learning_task))
+        return with_extra_args(optimizer.build(setting, learning_task))
 
     def start(setting: Any, params: Any) -> Carry:
         return Carry(params, transform(setting).init(params))

@@ -199,7 +199,7 @@ def _try_out(function: _Function, network: Network, solver: str) -> tuple[Any, A
     sizes = np.geomspace(0.1, 10, _ROWS)[:, None]
     rows = jnp.asarray(rng.normal(size=(_ROWS, network.sizes[0])) * sizes, jnp.float32)
     with jax.default_matmul_precision("highest"):
-        outputs = function.apply(jax.tree.unflatten(structure, values), rows)
+        outputs = _concrete(function.apply, jax.tree.unflatten(structure, values), rows)
     shape = (_ROWS, network.sizes[-1])
     if not isinstance(outputs, jax.Array) or outputs.shape != shape:
         got = [leaf.shape for leaf in jax.tree.leaves(outputs)]
@@ -212,6 +212,15 @@ def _try_out(function: _Function, network: Network, solver: str) -> tuple[Any, A
     return np.asarray(rows, np.float64), kernels, biases, outputs
 
 
+def _concrete(function: Callable[..., Any], *operands: Any) -> Any:
+    """Calls a function of concrete arrays, for concrete results also inside of `jax.vmap`.
+
+    There `jax.ensure_compile_time_eval` alone does not reach functions with a derivative of their
+    own, such as `jax.nn.relu`; what `jax.jit` compiles is not seen by `vmap`.
+    """
+    return jax.jit(lambda *operands: function(*operands))(*operands)
+
+
 def _error(
     activations: Sequence[Activation], rows: Any, kernels: Any, biases: Any, outputs: Any
 ) -> float:
@@ -220,7 +229,8 @@ def _error(
     for position, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
         z = a @ kernel + bias
         if position < len(activations):
-            a = np.asarray(activations[position].value(jnp.asarray(z, jnp.float32)), np.float64)
+            height = _concrete(activations[position].value, jnp.asarray(z, jnp.float32))
+            a = np.asarray(height, np.float64)
     scale = np.max(np.abs(z), axis=1, keepdims=True)
     scale = np.where(scale > 0, scale, 1)  # a row of dead units and no bias
     return float(np.max(np.abs(np.asarray(outputs, np.float64) - z) / scale))
@@ -285,7 +295,7 @@ def _recognise(steps: Sequence[Callable[..., Any]]) -> Activation | None:
     values = jnp.asarray(_GRID, jnp.float32)[:, None]
     try:
         for step in steps:
-            values = step(values)
+            values = _concrete(step, values)
     except Exception:  # a function that does not take one column is not elementwise
         return None
     values = np.asarray(values, np.float64)
@@ -297,7 +307,8 @@ def _recognise(steps: Sequence[Callable[..., Any]]) -> Activation | None:
     if 0 < slope < 1:
         known.append(leaky_relu(slope))
     for activation in known:
-        expected = np.asarray(activation.value(jnp.asarray(_GRID, jnp.float32)), np.float64)
+        height = _concrete(activation.value, jnp.asarray(_GRID, jnp.float32))
+        expected = np.asarray(height, np.float64)
         if np.allclose(values, expected, rtol=1e-5, atol=1e-5):
             return activation
     return None

@@ -9,10 +9,11 @@ from typing import Any, TypeVar, cast
 import jax
 import optax
 from flax import linen, nnx
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training.train_state import TrainState
 
 import tritia
-from tritia._arguments import ScalarOrSchedule
+from tritia._arguments import ScalarOrSchedule, with_extra_args
 from tritia.alternating import Activation
 from tritia.alternating._blocks.activations import ActivationName
 from tritia.flax import _perceptron as perceptron
@@ -293,6 +294,8 @@ def apply_gradients(
 
       w \leftarrow w + update(g, state, w, \ldots)
 
+    and, as there, the collection `_overwrite_with_gradient` is replaced by its gradients.
+
     Args:
       state: the `TrainState`.
       grads: the gradients; None for a transform that takes none, such as `tritia.tiam`.
@@ -327,10 +330,16 @@ def apply_gradients(
       >>> int(state.step)
       1
     """
-    optimizer = optax.with_extra_args_support(state.tx)
+    optimizer = with_extra_args(state.tx)
     fields = {field.name for field in dataclasses.fields(cast(Any, state))}
     replaced = {name: extra.pop(name) for name in fields & extra.keys()}
-    gradients = cast(optax.Updates, grads)  # or None, for a transform that ignores them
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **extra)
-    params = optax.apply_updates(state.params, updates)
+    params = state.params
+    # As in TrainState: what this collection holds (FP8 scales) is replaced by its gradients.
+    rest = {} if grads is None or OVERWRITE_WITH_GRADIENT not in grads else dict(grads)
+    trained, slopes = (params["params"], rest.pop("params")) if rest else (params, grads)
+    updates, opt_state = optimizer.update(
+        cast(optax.Updates, slopes), state.opt_state, trained, **extra
+    )
+    trained = optax.apply_updates(trained, updates)
+    params = {"params": trained, **rest} if rest else trained
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, **replaced)

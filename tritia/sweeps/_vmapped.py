@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import tritia
+from tritia._arguments import with_extra_args
 from tritia._trees import find_states
 from tritia.sweeps._chunks import bytes_of
 from tritia.sweeps._problem import Problem
@@ -97,7 +98,7 @@ def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Vmapp
         return jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer)
 
     def advance(carry: Carry, setting: Any, key: jax.Array, first: jax.Array, data: Any) -> Any:
-        solver = optax.with_extra_args_support(plan.make_transform(setting))
+        solver = with_extra_args(plan.make_transform(setting))
         # Settings of one seed start alike and see the same batches.
         key = jax.random.fold_in(key, 1)
 
