@@ -335,11 +335,11 @@ def apply_gradients(
     replaced = {name: extra.pop(name) for name in fields & extra.keys()}
     params = state.params
     # As in TrainState: what this collection holds (FP8 scales) is replaced by its gradients.
-    rest = {} if grads is None or OVERWRITE_WITH_GRADIENT not in grads else dict(grads)
-    trained, slopes = (params["params"], rest.pop("params")) if rest else (params, grads)
-    updates, opt_state = optimizer.update(
-        cast(optax.Updates, slopes), state.opt_state, trained, **extra
-    )
+    gradients: Any = grads  # or None, for a transform that ignores them
+    replaces = gradients is not None and OVERWRITE_WITH_GRADIENT in gradients
+    rest: dict[str, Any] = dict(gradients) if replaces else {}
+    trained, slopes = (params["params"], rest.pop("params")) if rest else (params, gradients)
+    updates, opt_state = optimizer.update(slopes, state.opt_state, trained, **extra)
     trained = optax.apply_updates(trained, updates)
     params = {"params": trained, **rest} if rest else trained
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, **replaced)
