@@ -294,3 +294,25 @@ def test_settings_may_be_traced():
     small, large = traced(1e-3), traced(1e-1)
     chex.assert_trees_all_close(large, jax.jit(lambda: first_step(1e-1))(), rtol=1e-4, atol=1e-5)
     assert not np.allclose(jax.tree.leaves(small)[0], jax.tree.leaves(large)[0], rtol=1e-2)
+
+
+def test_an_ensemble_is_made_and_trained_inside_of_nnx_vmap():
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def make(key):
+        rngs = nnx.Rngs(key)
+        return nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
+
+    def update(model, x, y):
+        solver = tritia.flax.stochastic_tiam(model, 0.3)
+        nnx.Optimizer(model, solver, wrt=nnx.Param).update(model, None, inputs=x, targets=y)
+
+    models = make(jax.random.split(jax.random.key(0), 2))
+    structure, stacked = nnx.split(models)
+    nnx.vmap(update, in_axes=(0, None, None))(models, X, Y)
+    for i in range(2):
+        alone = nnx.merge(structure, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+        update(alone, X, Y)
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], nnx.state(models))
+        chex.assert_trees_all_close(
+            jax.tree.leaves(member), jax.tree.leaves(nnx.state(alone)), rtol=1e-4, atol=1e-6
+        )

@@ -260,3 +260,51 @@ def test_apply_gradients_passes_extra_arguments_on():
     ours = tritia.flax.apply_gradients(state, grads=gradient(params))
     theirs = state.apply_gradients(grads=gradient(params))
     chex.assert_trees_all_equal((ours.step, ours.params), (theirs.step, theirs.params))
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, lambda tx: tx.gradient_transformation()])
+def test_multi_steps_passes_extra_arguments_on(wrap):
+    """`optax.with_extra_args_support` drops them: it is not a GradientTransformationExtraArgs."""
+    module = linen.Dense(2)
+    x, y = jnp.eye(4), jnp.ones((4, 2))
+    params = module.init(jax.random.key(0), x)["params"]
+
+    def loss(params):
+        return jnp.mean((module.apply({"params": params}, x) - y) ** 2)
+
+    def trained(tx, steps):
+        state = TrainState.create(apply_fn=module.apply, params=params, tx=tx)
+        for _ in range(steps):
+            grads = jax.grad(loss)(state.params)
+            state = tritia.flax.apply_gradients(state, grads=grads, grad_fn=jax.grad(loss))
+        return state.params
+
+    twice = trained(wrap(optax.MultiSteps(tritia.rk4(0.1), 2)), 2)
+    chex.assert_trees_all_close(twice, trained(tritia.rk4(0.1), 1), rtol=1e-6)
+
+
+def test_an_inner_multi_steps_is_given_extra_arguments():
+    seen = []
+
+    def update(updates, state, params=None, *, mark=None, **extra):
+        seen.append(mark)
+        return updates, state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    inner = optax.MultiSteps(spy, 1).gradient_transformation()
+    solver = tritia.triple_inertia(inner, predict=0.5)
+    params = jnp.ones(2)
+    solver.update(params, solver.init(params), params, mark="here")
+    assert seen == ["here"]
+
+
+def test_a_collection_that_is_overwritten_with_its_gradient():
+    """As in `TrainState.apply_gradients`, whose FP8 scales are no slopes."""
+    params = {"params": {"w": jnp.ones(2)}, "_overwrite_with_gradient": {"scale": jnp.ones(3)}}
+    grads = {
+        "params": {"w": jnp.ones(2)},
+        "_overwrite_with_gradient": {"scale": jnp.full(3, 7.0)},
+    }
+    state = TrainState.create(apply_fn=None, params=params, tx=optax.adam(0.1))
+    ours = tritia.flax.apply_gradients(state, grads=grads)
+    chex.assert_trees_all_equal(ours, state.apply_gradients(grads=grads))
