@@ -100,6 +100,14 @@ LAYER_INPUTS = Problem(
 )
 
 
+def _named_inputs(params: Any) -> dict[str, Any]:
+    first, second = _layer_inputs(params)["layer_inputs"]
+    return {"layer_inputs": {"layers/0/kernel": first, "layers/1/kernel": second}}
+
+
+NAMED_INPUTS = dataclasses.replace(LAYER_INPUTS, extra=_named_inputs)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One transform and what is to be known to put it through the battery."""
@@ -356,5 +364,27 @@ CASES = [
             ({"refresh_period": 0.5}, ValueError, "refresh_period"),
         ),
         keeps_shardings=False,  # singular vectors are no copies of params
+    ),
+    Case(
+        "polyak_average",
+        tritia.polyak_average,
+        {"decay": 0.9},
+        bad=(({"decay": 1.5}, ValueError, "decay"),),
+    ),
+    Case(
+        "layerwise.scale_by_input_gram",
+        tritia.layerwise.scale_by_input_gram,
+        {"damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
+        {"max_gram": 5, "rank": None},
+        problem=NAMED_INPUTS,
+        bad=(
+            ({"damping": -1.0}, ValueError, "damping"),
+            ({"refresh_period": 0.5}, ValueError, "refresh_period"),
+            ({"max_gram": 10.5}, TypeError, "max_gram"),
+            ({"axes": 3}, TypeError, "axes"),
+        ),
+        complex_params=False,
+        masked=True,
+        keeps_shardings=False,
     ),
 ]

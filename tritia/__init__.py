@@ -83,10 +83,13 @@ from tritia.gradient_flow import (
 )
 from tritia.inertia import (
     Inertia as Inertia,
+    PolyakAverageState as PolyakAverageState,
     TripleInertiaState as TripleInertiaState,
     estimate_smoothness as estimate_smoothness,
     eval_params as eval_params,
+    growing_decay as growing_decay,
     nesterov_schedule as nesterov_schedule,
+    polyak_average as polyak_average,
     triple_inertia as triple_inertia,
     triple_momentum as triple_momentum,
 )
@@ -94,7 +97,10 @@ from tritia.layerwise import (
     LayerInputs as LayerInputs,
     MatrixAxes as MatrixAxes,
     SpectralClippingState as SpectralClippingState,
+    layer_axes as layer_axes,
+    partition_matrices as partition_matrices,
     scale_by_spectral_clipping as scale_by_spectral_clipping,
+    spectral_momentum as spectral_momentum,
     with_layer_inputs as with_layer_inputs,
 )
 
