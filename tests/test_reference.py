@@ -8,9 +8,10 @@ import pytest
 import tritia
 import tritia.alternating
 import tritia.flax
+import tritia.layerwise
 import tritia.sweeps
 
-PACKAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating)
+PACKAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating, tritia.layerwise)
 PUBLIC = {
     f"{package.__name__}.{name}": thing
     for package in PACKAGES

@@ -16,6 +16,11 @@ minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` a
 methods it generalises. `stochastic_tiam` does so on minibatches, and `scale_by_input_gram` is its
 weight step on its own, for gradients from anywhere. `diagnostics` says how an update went.
 
+**Steps by layer, for any model.** `spectral_momentum` trains every kernel, of dense layers,
+convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
+Its parts stand alone: `scale_by_spectral_clipping`, `polyak_average`, `partition_matrices`, and
+`with_layer_inputs`, which makes any loss also return what went into each layer.
+
 All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
 gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds as one computation,
 and `check_restorable` compares a checkpoint with the optimizer that is to go on from it.
