@@ -32,7 +32,7 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["runge_kutta", *quick],
         ["tiam_cost", *quick],
         ["sweeps", *quick],
-        ["scaling", *(["update", "lanes"] if quick else []), *quick, *picture],
+        ["scaling", *(["update", "sweep"] if quick else []), *quick, *picture],
         ["time_to_accuracy", *quick, *folders],
         ["tiam", *quick, *folders],
     ]

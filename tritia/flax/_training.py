@@ -33,9 +33,9 @@ def grad_fn(
 
       w \mapsto \nabla_w \, loss(model_w, \ldots)
 
-    All that is no parameter stays as it is now: every stage sees the same running averages and the
-    same dropout masks, and what a stage changes in them is dropped. Make it before the first
-    gradient is taken, so that this one sees the same masks too.
+    Everything but the parameters stays as it is now: every stage sees the same running averages
+    and the same dropout masks, and what a stage changes in them is dropped. Make the function
+    before the first gradient is taken, so that this one sees the same masks too.
 
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.
@@ -48,7 +48,7 @@ def grad_fn(
       A function from params, as `nnx.Optimizer` hands them on, to gradients of that structure.
 
     Raises:
-      TypeError: `model` is no NNX module, or `loss` is no function.
+      TypeError: `model` is not an NNX module, or `loss` is not a function.
 
     References:
       `Optax: GradientTransformationExtraArgs
@@ -81,7 +81,7 @@ def grad_fn(
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, ...) to a scalar; got {loss!r}.")
     structure, _, rest = nnx.split(model, wrt, ...)
-    rest = jax.tree.map(lambda leaf: leaf, rest)  # as it is now: no variables of the model's
+    rest = jax.tree.map(lambda leaf: leaf, rest)  # as it is now, not the model's own variables
 
     def of_params(params: Any) -> Any:
         # Variables of this trace, which the loss may change; those of the model stay out of it.
@@ -200,7 +200,7 @@ def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
       The copy.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
       ValueError: the optimizer holds no state of these transforms, or one for other params.
 
     References:
@@ -210,7 +210,7 @@ def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
       >>> import optax, tritia, tritia.flax
       >>> from flax import nnx
       >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
-      >>> solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.0)
+      >>> solver = tritia.triple_inertia(optax.sgd(0.1), predict=0.9, evaluate=0.9)
       >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
       >>> def loss(model):
       ...   return (model.kernel[...] ** 2).sum()
@@ -256,8 +256,8 @@ def tiam(
     callables between the layers of an `nnx.Sequential` or `linen.Sequential`; of other modules, the
     one known activation with which this formula gives what the model gives on a few random rows and
     random params. The same comparison refuses a model that computes something else (a residual
-    connection, dropout, a normalisation, a softmax at the end), which this solver would train for a
-    network that it is not. With both `activation` and `layer_order` given, the model is not called.
+    connection, dropout, a normalisation, a softmax at the end), because the solver would train
+    another network. With both `activation` and `layer_order` given, the model is not called.
 
     Args:
       model: an NNX module, or a Linen module, which is called with the inputs alone.
@@ -274,9 +274,9 @@ def tiam(
       call `tritia.flax.apply_gradients`.
 
     Raises:
-      ValueError: the model is no multilayer perceptron, or its activation is not found; the message
-        names the layer or says what differs. And what `method` raises.
-      TypeError: `model` is no Flax module.
+      ValueError: the model is not a multilayer perceptron, or its activation is not found; the
+        message names the layer or says what differs. And what `method` raises.
+      TypeError: `model` is not a Flax module.
 
     References:
       Yan et al., `A Triple-Inertial Accelerated Alternating Optimization Method for Deep Learning
@@ -299,7 +299,7 @@ def tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    found = _found(model, params, activation, layer_order)
+    found = _found(model, params, activation, layer_order, solver="tiam")
     return method(num_examples, **found, **settings)
 
 
@@ -314,8 +314,8 @@ def stochastic_tiam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Makes `tritia.stochastic_tiam` for a Flax multilayer perceptron.
 
-    The model must compute what `tritia.flax.tiam` asks for, and its layers and activations are
-    found as it is said there.
+    The model must compute the same formula as for `tritia.flax.tiam`, which describes how layers
+    and activations are found:
 
     .. math::
 
@@ -360,14 +360,16 @@ def stochastic_tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    found = _found(model, params, activation, layer_order)
+    found = _found(model, params, activation, layer_order, solver="stochastic_tiam")
     return tritia.stochastic_tiam(learning_rate, **found, **settings)
 
 
-def _found(model: Any, params: Any, activation: Any, layer_order: Any) -> dict[str, Any]:
-    """Returns the layers and activations as arguments of the solvers, looked for where missing."""
+def _found(
+    model: Any, params: Any, activation: Any, layer_order: Any, *, solver: str
+) -> dict[str, Any]:
+    """Returns the solver's arguments `activation` and `layer_order`, found where they are None."""
     if activation is None or layer_order is None:
-        found = perceptron.find(model, params, activation, layer_order)
+        found = perceptron.find(model, params, activation, layer_order, solver=solver)
         activation, layer_order = found.activations, found.layer_order
     return {"activation": activation, "layer_order": layer_order}
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from tritia.inertia import _extrapolation as extrapolation
+from tritia._trees import find_states
+from tritia.inertia._extrapolation import extrapolate
 from tritia.inertia._polyak_average import PolyakAverageState
 from tritia.inertia._triple_inertia import TripleInertiaState
 
 
-def eval_params(state: Any, params: Any) -> Any:
+def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     r"""Returns the iterate of `triple_inertia` or the average of `polyak_average`, to save.
 
     With `polyak_average` it is the average of the loop's params. With `triple_inertia` these are
@@ -41,7 +43,7 @@ def eval_params(state: Any, params: Any) -> Any:
     Examples:
       >>> import jax.numpy as jnp, optax, tritia
       >>> solver = optax.chain(
-      ...   optax.clip(1.0), tritia.triple_inertia(optax.sgd(0.5), 0.9, 0.9, 0.0))
+      ...   optax.clip(1.0), tritia.triple_inertia(optax.sgd(0.5), predict=0.9, evaluate=0.9))
       >>> params = {"w": jnp.array([2.0])}
       >>> state = solver.init(params)
       >>> updates, state = solver.update({"w": jnp.array([1.0])}, state, params)
@@ -49,7 +51,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(params["w"], tritia.eval_params(state, params)["w"])
       [1.05] [1.5]
     """
-    wrappers = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_wrapper) if _is_wrapper(leaf)]
+    wrappers = find_states(state, (TripleInertiaState, PolyakAverageState))
     if not wrappers:
         raise ValueError(
             "state holds no state of tritia.triple_inertia, tritia.triple_momentum or"
@@ -82,12 +84,8 @@ def eval_params(state: Any, params: Any) -> Any:
                 leaves[name] = memory.astype(jnp.result_type(leaves[name]))
             else:
                 evaluate, output = numbers
-                leaves[name] = extrapolation.evaluate(leaves[name], memory, output - evaluate)
+                leaves[name] = extrapolate(leaves[name], memory, output - evaluate)
     return jax.tree.unflatten(structure, leaves.values())
-
-
-def _is_wrapper(node: Any) -> bool:
-    return isinstance(node, TripleInertiaState | PolyakAverageState)
 
 
 def _check_leaf(name: str, memory: Any, leaves: dict[str, Any], moved: set[str]) -> None:
