@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.linalg  # noqa: F401  (only what is loaded already can be limited)
 import threadpoolctl
 
 import tritia
