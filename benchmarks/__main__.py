@@ -36,6 +36,8 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["time_to_accuracy", *quick, *folders],
         ["tiam", *quick, *folders],
     ]
+    if arguments.mnist:
+        found.append(["layerwise", "--mnist", str(arguments.mnist), *quick])
     if arguments.mnist and arguments.out and not arguments.quick:
         data = ["--data", str(arguments.mnist), "--out", str(arguments.out / "stochastic_tiam")]
         found.append(["stochastic_tiam", *data])

@@ -89,7 +89,8 @@ LAYERS = Problem(
 def _layer_inputs(params: Any) -> dict[str, Any]:
     first = _examples(params)["inputs"]
     kernel = params["layers"][0]["kernel"]
-    return {"layer_inputs": (first, jax.nn.relu(first @ kernel.astype(jnp.float32)))}
+    second = jax.nn.relu(first @ kernel.astype(jnp.float32))
+    return {"layer_inputs": {"layers/0/kernel": first, "layers/1/kernel": second}}
 
 
 LAYER_INPUTS = Problem(
@@ -347,6 +348,24 @@ CASES = [
         keeps_shardings=False,  # Gram matrices are no copies of params
     ),
     Case(
+        "scale_by_spectral_clipping",
+        tritia.scale_by_spectral_clipping,
+        {"refresh_period": 2.0},
+        {"rank": 1},
+        bad=(
+            ({"rank": -1}, ValueError, "rank"),
+            ({"rank": 2.5}, TypeError, "rank"),
+            ({"refresh_period": 0.5}, ValueError, "refresh_period"),
+        ),
+        keeps_shardings=False,  # singular vectors are no copies of params
+    ),
+    Case(
+        "polyak_average",
+        tritia.polyak_average,
+        {"decay": 0.9},
+        bad=(({"decay": 1.5}, ValueError, "decay"),),
+    ),
+    Case(
         "scale_by_input_gram",
         tritia.scale_by_input_gram,
         {"damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
@@ -356,9 +375,9 @@ CASES = [
             ({"damping": -1.0}, ValueError, "damping"),
             ({"refresh_period": 0.5}, ValueError, "refresh_period"),
             ({"max_gram": 10.5}, TypeError, "max_gram"),
+            ({"axes": 3}, TypeError, "axes"),
         ),
         complex_params=False,
-        masked=False,
         keeps_shardings=False,
     ),
 ]

@@ -10,6 +10,7 @@ import tritia
 import tritia.alternating
 import tritia.flax
 import tritia.inertia
+import tritia.layerwise
 import tritia.sweeps
 from tritia.alternating._blocks.activations import ActivationName
 from tritia.alternating._blocks.losses import LossName
@@ -17,7 +18,14 @@ from tritia.alternating._full_batch.coefficients import BlockKind, Inertias
 from tritia.gradient_flow._multistep.named_schemes import MultistepName
 from tritia.gradient_flow._runge_kutta.named_tableaus import TableauName
 
-PACKAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating, tritia.inertia)
+PACKAGES = (
+    tritia,
+    tritia.flax,
+    tritia.sweeps,
+    tritia.alternating,
+    tritia.inertia,
+    tritia.layerwise,
+)
 PUBLIC = {
     f"{package.__name__}.{name}": thing
     for package in PACKAGES

@@ -13,8 +13,14 @@ strongly convex losses. `eval_params` gives the parameters to validate and save.
 
 **Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
 minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
-methods it generalises. `stochastic_tiam` does so on minibatches, and `scale_by_input_gram` is its
-kernel step on its own, for any gradients. `tiam_diagnostics` reports how an update went.
+methods it generalises. `stochastic_tiam` does so on minibatches. `tiam_diagnostics` reports how an
+update went.
+
+**Steps by layer, for any model.** `spectral_momentum` trains every kernel, of dense layers,
+convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
+Its parts stand alone: `scale_by_input_gram` preconditions gradients by what went into their layers,
+which `with_layer_inputs` makes any loss return; `scale_by_spectral_clipping` clips and normalises;
+`polyak_average` averages the iterates.
 
 All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
 gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds as one computation,
@@ -30,7 +36,6 @@ from tritia.alternating import (
     bcd as bcd,
     dlam as dlam,
     mdlam as mdlam,
-    scale_by_input_gram as scale_by_input_gram,
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
     tiam_diagnostics as tiam_diagnostics,
@@ -68,12 +73,26 @@ from tritia.gradient_flow import (
 )
 from tritia.inertia import (
     Inertia as Inertia,
+    PolyakAverageState as PolyakAverageState,
     TripleInertiaState as TripleInertiaState,
     estimate_smoothness as estimate_smoothness,
     eval_params as eval_params,
+    growing_decay as growing_decay,
     nesterov_schedule as nesterov_schedule,
+    polyak_average as polyak_average,
     triple_inertia as triple_inertia,
     triple_momentum as triple_momentum,
+)
+from tritia.layerwise import (
+    LayerInputs as LayerInputs,
+    MatrixAxes as MatrixAxes,
+    SpectralClippingState as SpectralClippingState,
+    layer_axes as layer_axes,
+    partition_matrices as partition_matrices,
+    scale_by_input_gram as scale_by_input_gram,
+    scale_by_spectral_clipping as scale_by_spectral_clipping,
+    spectral_momentum as spectral_momentum,
+    with_layer_inputs as with_layer_inputs,
 )
 
 __version__ = "0.1.0"

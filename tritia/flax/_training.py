@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -96,11 +97,93 @@ def grad_fn(
     return gradient
 
 
+def with_layer_inputs(
+    loss: Callable[..., Any],
+    *,
+    wrt: nnx.filterlib.Filter = nnx.Param,
+    has_aux: bool = False,
+    skip: Sequence[str] = (),
+) -> Callable[..., Any]:
+    r"""Makes the loss of an NNX module also return what went into each of its layers.
+
+    It is `tritia.with_layer_inputs` for a function of a module, for `nnx.value_and_grad`. What the
+    loss changes in the module, such as running averages and the counts of random streams, is
+    changed as without it. With Linen, use `tritia.with_layer_inputs` as it is. The inputs are those
+    that the preconditioner
+
+    .. math::
+
+      g \leftarrow (G + \lambda I)^{-1} g
+
+    of `tritia.scale_by_input_gram` takes.
+
+    Args:
+      loss: a function of an NNX module, and of anything else.
+      wrt: what is trained, as in `nnx.Optimizer`.
+      has_aux: whether the loss returns a pair, the value and something auxiliary.
+      skip: names of leaves that are not looked at, such as "decoder/kernel" or "decoder".
+
+    Returns:
+      A function of the same arguments that returns (value, inputs), or (value, (aux, inputs)) where
+      `has_aux` is True.
+
+    Raises:
+      TypeError: from the returned function, what it is given first is no NNX module.
+      ValueError: from the returned function, params whose use is not understood.
+
+    References:
+      `tritia.with_layer_inputs`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> solver = tritia.spectral_momentum(
+      ...   optax.linear_schedule(0.3, 0.0, 60), weight_decay=0.0, input_gram=True)
+      >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+      >>> def loss(model, x, y):
+      ...   return jnp.mean((model(x) - y) ** 2)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   recorded = tritia.flax.with_layer_inputs(loss)
+      ...   (value, inputs), grads = nnx.value_and_grad(recorded, has_aux=True)(model, x, y)
+      ...   optimizer.update(model, grads, layer_inputs=inputs)
+      >>> x, y = jnp.eye(2), jnp.ones((2, 1))
+      >>> for _ in range(60):
+      ...   step(model, optimizer, x, y)
+      >>> bool(loss(model, x, y) < 1e-2)
+      True
+    """
+
+    @functools.wraps(loss)
+    def recorded(model: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(model, nnx.Module):
+            raise TypeError(
+                "tritia.flax.with_layer_inputs makes losses of an NNX module; use"
+                f" tritia.with_layer_inputs for one of params. Got {type(model).__name__}."
+            )
+        structure, params, rest = nnx.split(model, wrt, ...)
+
+        def of_params(params: Any, rest: Any, *args: Any, **kwargs: Any) -> Any:
+            own = nnx.merge(structure, params, rest)
+            result = loss(own, *args, **kwargs)
+            value, aux = result if has_aux else (result, None)
+            return value, (aux, nnx.split(own, wrt, ...)[2])
+
+        traced = tritia.with_layer_inputs(of_params, has_aux=True, skip=skip)
+        value, ((aux, changed), inputs) = traced(params, rest, *args, **kwargs)
+        nnx.update(model, changed)
+        return value, (aux, inputs) if has_aux else inputs
+
+    return recorded
+
+
 def eval_model(model: Model, optimizer: Any, *, wrt: nnx.filterlib.Filter = nnx.Param) -> Model:
     r"""Returns a copy of the model that holds the evaluation parameters.
 
-    See `tritia.eval_params`: the model that the loop trains stands at the point where gradients
-    are taken, and the copy at the iterate,
+    See `tritia.eval_params`. With `tritia.polyak_average` the copy holds the average. With
+    `tritia.triple_inertia` the model that the loop trains stands at the point where gradients are
+    taken, and the copy at the iterate,
 
     .. math::
 
@@ -112,7 +195,7 @@ def eval_model(model: Model, optimizer: Any, *, wrt: nnx.filterlib.Filter = nnx.
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.
       optimizer: its `nnx.Optimizer`, or an optimizer's state that holds one of
-        `tritia.triple_inertia` or `tritia.triple_momentum`.
+        `tritia.triple_inertia`, `tritia.triple_momentum` or `tritia.polyak_average`.
       wrt: what is trained; that of the `nnx.Optimizer` where one is passed.
 
     Returns:
@@ -335,9 +418,9 @@ def apply_gradients(
     replaced = {name: extra.pop(name) for name in fields & extra.keys()}
     params = state.params
     # As in TrainState: what this collection holds (FP8 scales) is replaced by its gradients.
-    gradients: Any = grads  # or None, for a transform that ignores them
-    replaces = gradients is not None and OVERWRITE_WITH_GRADIENT in gradients
-    rest: dict[str, Any] = dict(gradients) if replaces else {}
+    gradients = cast(Any, grads)  # or None, for a transform that ignores them
+    replaces = grads is not None and OVERWRITE_WITH_GRADIENT in grads
+    rest = cast(dict[str, Any], dict(gradients) if replaces else {})
     trained, slopes = (params["params"], rest.pop("params")) if rest else (params, gradients)
     updates, opt_state = optimizer.update(slopes, state.opt_state, trained, **extra)
     trained = optax.apply_updates(trained, updates)

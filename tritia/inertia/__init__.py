@@ -11,6 +11,11 @@ from tritia.inertia._extrapolation import (
     extrapolate as extrapolate,
     over_relax as over_relax,
 )
+from tritia.inertia._polyak_average import (
+    PolyakAverageState as PolyakAverageState,
+    growing_decay as growing_decay,
+    polyak_average as polyak_average,
+)
 from tritia.inertia._smoothness import estimate_smoothness as estimate_smoothness
 from tritia.inertia._triple_inertia import (
     TripleInertiaState as TripleInertiaState,
