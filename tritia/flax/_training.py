@@ -419,7 +419,7 @@ def apply_gradients(
     params = state.params
     # As in TrainState: what this collection holds (FP8 scales) is replaced by its gradients.
     gradients = cast(Any, grads)  # or None, for a transform that ignores them
-    replaces = grads is not None and OVERWRITE_WITH_GRADIENT in grads
+    replaces = grads is not None and OVERWRITE_WITH_GRADIENT in gradients
     rest = cast(dict[str, Any], dict(gradients) if replaces else {})
     trained, slopes = (params["params"], rest.pop("params")) if rest else (params, gradients)
     updates, opt_state = optimizer.update(slopes, state.opt_state, trained, **extra)
