@@ -195,7 +195,7 @@ def test_what_update_refuses(inputs, message):
 
 
 def test_params_of_a_convolution_are_refused_in_its_own_name():
-    with pytest.raises(ValueError, match=r"a convolution; scale_by_input_gram needs kernels"):
+    with pytest.raises(ValueError, match=r"a convolution; scale_by_input_gram needs one kernel"):
         tritia.scale_by_input_gram().init({"kernel": jnp.ones((3, 3, 1, 8))})
 
 
