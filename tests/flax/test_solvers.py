@@ -308,6 +308,7 @@ def test_an_ensemble_is_made_and_trained_inside_of_nnx_vmap():
 
     models = make(jax.random.split(jax.random.key(0), 2))
     structure, stacked = nnx.split(models)
+    stacked = jax.tree.map(jnp.copy, stacked)  # what follows changes the variables
     nnx.vmap(update, in_axes=(0, None, None))(models, X, Y)
     for i in range(2):
         alone = nnx.merge(structure, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
