@@ -62,7 +62,16 @@ def test_packages_that_do_not_know_each_other(package, stranger):
 
 
 # As CONTRIBUTING.md lists them: a package imports only packages that come before it.
-ORDER = ("gradient_flow", "inertia", "alternating", "flax", "sweeps", "_compare", "_command_line")
+ORDER = (
+    "gradient_flow",
+    "inertia",
+    "alternating",
+    "layerwise",
+    "flax",
+    "sweeps",
+    "_compare",
+    "_command_line",
+)
 
 
 def test_every_package_has_its_place_in_the_order():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, value_at
+from tritia._leaves import check_gradients, trained
 from tritia._trees import compute_dtype, times
 
 
@@ -93,7 +94,7 @@ def polyak_average(
     check_number("decay", decay, minimum=0, maximum=1)
 
     def init_fn(params: optax.Params) -> PolyakAverageState:
-        average = jax.tree.map(lambda w: jnp.array(w, compute_dtype(w), copy=True), params)
+        average = jax.tree.map(lambda w: jnp.array(w, compute_dtype(w), copy=True), trained(params))
         return PolyakAverageState(jnp.zeros((), jnp.int32), average)
 
     def update_fn(
@@ -103,12 +104,15 @@ def polyak_average(
             raise ValueError(
                 "polyak_average averages params: call solver.update(grads, state, params)."
             )
+        checked, params = check_gradients(updates, params)
         share = 1 - jnp.asarray(value_at(decay, state.count))
 
         def averaged(average: jax.Array, new: jax.Array) -> jax.Array:
             return average + times(share, new.astype(average.dtype) - average)
 
-        average = jax.tree.map(averaged, state.average, optax.apply_updates(params, updates))
+        average = jax.tree.map(
+            averaged, state.average, optax.apply_updates(cast(optax.Params, params), checked)
+        )
         return updates, PolyakAverageState(
             cast(jax.Array, optax.safe_increment(state.count)), average
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia import _mesh as mesh
 from tritia._arguments import ScalarOrSchedule, value_at
 from tritia._batching import lockstep_cond
+from tritia._leaves import check_gradients, passed_through, trained
+from tritia._mesh import vary, varying_axes, with_auto_axes
 from tritia._trees import compute_dtype
 from tritia.alternating import InputGramState, growing_period
 from tritia.alternating._arguments import is_placeholder
@@ -132,6 +136,7 @@ def scale_by_input_gram(
     def init_fn(params: optax.Params) -> InputGramState:
         if is_placeholder(params):
             return running_gram.placeholder_state()
+        params = trained(params)
         leaves = jax.tree.leaves(params)
         dtype = compute_dtype(*map(jnp.result_type, leaves))
         grams, inverses = {}, {}
@@ -145,7 +150,9 @@ def scale_by_input_gram(
                 zero_inverse(inputs, dtype, diagonal=diagonal, rank=settings.rank),
             )
         zero = jnp.zeros((), jnp.int32)
-        return InputGramState(zero, zero.copy(), zero.copy(), jnp.zeros((), dtype), grams, inverses)
+        mass = jnp.zeros((), dtype)
+        state = InputGramState(zero, zero.copy(), zero.copy(), mass, grams, inverses)
+        return vary(state, varying_axes(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -155,10 +162,28 @@ def scale_by_input_gram(
         layer_inputs: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, InputGramState]:
-        del params, extra
+        del extra
+        given = updates
+        updates, _ = check_gradients(updates, params)
+        inputs = _convert(layer_inputs, _matrices(axes, updates))
+        varying = varying_axes((updates, state))
+        # Axes that spread the rows alone: their Gram matrices are those of all rows.
+        rows = varying_axes(inputs) - varying
+        updates, state, inputs = vary((updates, state, inputs), varying)
+        result = with_auto_axes(
+            functools.partial(step, rows), (updates, state), updates, state, inputs
+        )
+        scaled, state = vary(result, varying)
+        return passed_through(scaled, given), state
+
+    def step(
+        rows: mesh.Axes,
+        updates: optax.Updates,
+        state: InputGramState,
+        inputs: dict[str, LayerInputs],
+    ) -> tuple[optax.Updates, InputGramState]:
         found = _matrices(axes, updates)
-        inputs = _convert(layer_inputs, found)
-        state = _advance(settings, state, inputs)
+        state = _advance(settings, state, inputs, rows)
         leaves, structure = jax.tree.flatten(updates)
         for i, name in enumerate(leaf_names(updates)):
             if name in inputs:
@@ -225,7 +250,10 @@ def _from_array(name: str, axes: MatrixAxes, leaf: Any, array: Any) -> LayerInpu
 
 
 def _advance(
-    settings: running_gram.GramSettings, state: InputGramState, inputs: dict[str, LayerInputs]
+    settings: running_gram.GramSettings,
+    state: InputGramState,
+    inputs: dict[str, LayerInputs],
+    rows: mesh.Axes,
 ) -> InputGramState:
     """Returns the state after a minibatch: refreshed and factored if that is due."""
     dtype = state.mass.dtype
@@ -234,9 +262,12 @@ def _advance(
         steps = jnp.round(jnp.asarray(value_at(number, state.count)))
         return state.count + jnp.maximum(steps.astype(jnp.int32), 1)
 
+    def mean_over(gram: jax.Array) -> jax.Array:
+        return jax.lax.pmean(gram, tuple(sorted(rows))) if rows else gram
+
     def refresh(decay, mass, grams, inputs):
         news = {
-            name: one.gram(diagonal=grams[name].ndim == 2).astype(dtype)
+            name: mean_over(one.gram(diagonal=grams[name].ndim == 2).astype(dtype))
             for name, one in inputs.items()
         }
         usable = jnp.asarray(True)
@@ -254,7 +285,7 @@ def _advance(
     refreshed, mass, grams = lockstep_cond(
         state.count >= state.next_refresh,
         refresh,
-        lambda decay, mass, grams, inputs: (jnp.zeros((), bool), mass, grams),
+        lambda decay, mass, grams, inputs: (mass < 0, mass, grams),  # False, of the other's type
         jnp.asarray(value_at(settings.decay, state.count), dtype),
         state.mass,
         state.grams,

@@ -10,6 +10,8 @@ import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
 from tritia._batching import lockstep_cond, one_at_a_time
+from tritia._leaves import check_gradients, passed_through, trained
+from tritia._mesh import vary, varying_axes, with_auto_axes
 from tritia._trees import compute_dtype
 from tritia.alternating import growing_period
 from tritia.alternating._arguments import is_placeholder
@@ -133,17 +135,28 @@ def scale_by_spectral_clipping(
         zero = jnp.zeros((), jnp.int32)
         if is_placeholder(params):  # a leaf for the whole tree: it has no copies of params
             return SpectralClippingState(zero, zero.copy(), jnp.zeros(()))
+        params = trained(params)
         leaves, structure = jax.tree.flatten(params)
         vectors = [
             _start(shape_of(one, jnp.shape(leaf)), rank, compute_dtype(leaf))
             for one, leaf in zip(axes_of(axes, params), leaves, strict=True)
         ]
-        return SpectralClippingState(zero, zero.copy(), jax.tree.unflatten(structure, vectors))
+        state = SpectralClippingState(zero, zero.copy(), jax.tree.unflatten(structure, vectors))
+        return vary(state, varying_axes(params))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, SpectralClippingState]:
-        del params
+        given = updates
+        updates, _ = check_gradients(updates, params)
+        varying = varying_axes((updates, state))
+        operands = vary((updates, state), varying)
+        steps, state = vary(with_auto_axes(step, operands, *operands), varying)
+        return passed_through(steps, given), state
+
+    def step(
+        updates: optax.Updates, state: SpectralClippingState
+    ) -> tuple[optax.Updates, SpectralClippingState]:
         leaves, structure = jax.tree.flatten(updates)
         each = axes_of(axes, updates)
         matrices = [

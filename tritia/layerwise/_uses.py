@@ -41,7 +41,7 @@ class ProductUse:
         count = math.prod(array.shape[: len(order)])
         rows = array.reshape(count, -1, array.shape[-1])
         if diagonal:
-            return jnp.mean(rows * rows, axis=1)
+            return jnp.sum(rows * rows, axis=1) / max(rows.shape[1], 1)
         return rows.mT @ rows / max(rows.shape[1], 1)
 
 
