@@ -19,15 +19,22 @@ from tests.contract import CASES, tree_gradient
 TREES = [case for case in CASES if case.problem.any_tree]
 each_case = pytest.mark.parametrize("case", TREES, ids=lambda case: case.name)
 SCHEDULE = optax.linear_schedule(0.1, 0.2, 5)
+
+# Clipping divides by what is left of a difference of sums, whose order differs between devices.
+ROUNDING = {"scale_by_spectral_clipping": 1e-4}
+
 each_transform = pytest.mark.parametrize(
-    "optimizer",
-    [case.make() for case in TREES]
+    ("optimizer", "rtol"),
+    [(case.make(), ROUNDING.get(case.name, 1e-5)) for case in TREES]
     + [
-        tritia.difference(SCHEDULE, 3, 6),
-        tritia.bdf(SCHEDULE, 3),
-        tritia.adaptive_runge_kutta(0.1, "heun"),
-        tritia.rkc(SCHEDULE, 4),
-        tritia.heun(SCHEDULE, mode="transparent"),
+        (optimizer, 1e-5)
+        for optimizer in (
+            tritia.difference(SCHEDULE, 3, 6),
+            tritia.bdf(SCHEDULE, 3),
+            tritia.adaptive_runge_kutta(0.1, "heun"),
+            tritia.rkc(SCHEDULE, 4),
+            tritia.heun(SCHEDULE, mode="transparent"),
+        )
     ],
     ids=[case.name for case in TREES]
     + ["difference36_schedule", "bdf3_schedule", "adaptive_heun", "rkc_schedule", "heun_schedule"],
@@ -54,7 +61,7 @@ def _mesh(kind):
 
 
 @each_transform
-def test_explicit_axes(optimizer):
+def test_explicit_axes(optimizer, rtol):
     mesh = _mesh(AxisType.Explicit)
     alone = jax.jit(functools.partial(_train, optimizer))(_params())
     with jax.set_mesh(mesh):
@@ -65,11 +72,11 @@ def test_explicit_axes(optimizer):
         params = jax.device_put(_params(), split)
         after = jax.jit(functools.partial(_train, optimizer))(params)
     assert after["w"].sharding.spec == PartitionSpec("data", None)
-    chex.assert_trees_all_close(jax.device_get(after), jax.device_get(alone), rtol=1e-5)
+    chex.assert_trees_all_close(jax.device_get(after), jax.device_get(alone), rtol=rtol)
 
 
 @each_transform
-def test_params_that_vary_over_an_axis_of_shard_map(optimizer):
+def test_params_that_vary_over_an_axis_of_shard_map(optimizer, rtol):
     """Each device trains its own part, as if it were alone."""
     train = functools.partial(_train, optimizer)
     parts = PartitionSpec("data")
@@ -77,7 +84,7 @@ def test_params_that_vary_over_an_axis_of_shard_map(optimizer):
     together = jax.jit(split)(_params())
     halves = [jax.tree.map(lambda leaf, i=i: jnp.split(leaf, 2)[i], _params()) for i in range(2)]
     alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(jax.jit(train), halves))
-    chex.assert_trees_all_close(together, alone, rtol=1e-5)
+    chex.assert_trees_all_close(together, alone, rtol=rtol)
 
 
 @each_case
