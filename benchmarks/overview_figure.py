@@ -1,6 +1,6 @@
 """Draws the README's picture: stability regions, and learning curves of a finished comparison.
 
-tritia compare --optimizers sgd,momentum,adam,difference4,tiam,stochastic_tiam --out FOLDER
+tritia compare --optimizers sgd,momentum,adam,difference4,tiam,spectral_momentum --out FOLDER
 python -m benchmarks.overview_figure FOLDER notebooks/figures/overview.png
 """
 
@@ -36,15 +36,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), dpi=130, layout="constrained")
-    schemes = tritia.adams_bashforth_scheme(1), tritia.TABLEAUS["rk4"]
-    tritia.plot_stability_region(*schemes, tritia.difference_scheme(order=2, steps=5), ax=left)
+    others = tritia.TABLEAUS["rk4"], tritia.MULTISTEP_SCHEMES["difference25"]
+    tritia.MULTISTEP_SCHEMES["euler"].plot_stability_region(*others, ax=left)
 
     for name, values in curves(arguments.comparison, "test_metric").items():
         epochs = np.arange(values.shape[1])
         lower, upper = np.percentile(values, (25, 75), axis=0)
         (line,) = right.plot(epochs, np.median(values, axis=0), label=name, linewidth=1.5)
         right.fill_between(epochs, lower, upper, color=line.get_color(), alpha=0.15, linewidth=0)
-    right.set(xlabel="epoch", ylabel="test accuracy", ylim=(0.88, 1.0))
+    right.set(xlabel="epoch", ylabel="test accuracy", ylim=(0.88, 1.0), xticks=range(0, 21, 5))
     right.set_title("digits: median and quartiles of 5 seeds")
     right.legend(fontsize="small")
     for axes in (left, right):

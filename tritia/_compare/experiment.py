@@ -57,6 +57,7 @@ class Request:
         "difference3",
         "difference4",
         "tiam",
+        "spectral_momentum",
     )
     seeds: int = 5
     epochs: int = 20

@@ -342,6 +342,11 @@ OPTIMIZERS: dict[str, Optimizer] = {
     **_inertial_optimizers(),
     "tiam": alternating(),
     "stochastic_tiam": stochastic_alternating(),
+    # Its average of the iterates is what is evaluated.
+    "spectral_momentum": dataclasses.replace(
+        _alias("tritia.spectral_momentum", tritia.spectral_momentum, 1e-2),
+        evaluation_params=tritia.eval_params,
+    ),
 }
 """Every optimizer by its name on the command line."""
 
