@@ -164,7 +164,9 @@ def kfac(problem: Problem, setting: Setting, rate: Schedule) -> Stepper:
         registered_loss,
         damping=setting["damping"],
         norm_constraint=1e-3,
-        inverse_update_period=10,
+        inverse_update_period=20,
+        distributed_inverses=False,
+        distributed_precon_apply=False,
     )
     after = optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(rate))
 

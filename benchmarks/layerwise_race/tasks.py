@@ -39,7 +39,7 @@ class Task(NamedTuple):
       batch: rows of a step.
       steps: of a whole run; a tuning run takes a part of them.
       tuning_steps: of a tuning run.
-      rounds: how many times a whole run is judged, at equal distances.
+      round_steps: of a round, after which the run is judged; a divisor of both.
       goals: scores to which steps and seconds are counted.
       refit: whether the race trains on the validation rows too.
     """
@@ -51,7 +51,7 @@ class Task(NamedTuple):
     batch: int
     steps: int
     tuning_steps: int
-    rounds: int
+    round_steps: int
     goals: tuple[float, ...] = ()
     refit: bool = True
 
@@ -107,7 +107,7 @@ def _mnist(*hidden: int) -> Task:
         batch=128,
         steps=8 * _EPOCH,
         tuning_steps=3 * _EPOCH,
-        rounds=8,
+        round_steps=_EPOCH,
         goals=_MNIST_GOALS,
     )
 
@@ -121,7 +121,7 @@ def _small(name: str, features: int, outputs: int, steps: int, goal: float) -> T
         batch=32,
         steps=steps,
         tuning_steps=steps,  # they are cheap
-        rounds=20,
+        round_steps=steps // 20,
         goals=(goal,),
     )
 
@@ -137,8 +137,8 @@ TASKS: Mapping[str, Task] = {
         CLASSES,
         batch=128,
         steps=2 * _EPOCH,
-        tuning_steps=240,
-        rounds=8,
+        tuning_steps=2 * _EPOCH // 3,
+        round_steps=_EPOCH // 6,
         goals=(0.98, 0.985, 0.99),
     ),
     "transformer": Task(
@@ -149,7 +149,7 @@ TASKS: Mapping[str, Task] = {
         batch=32,
         steps=600,
         tuning_steps=200,
-        rounds=12,
+        round_steps=50,
         refit=False,
     ),
     "autoencoder": Task(
@@ -160,7 +160,7 @@ TASKS: Mapping[str, Task] = {
         batch=128,
         steps=4 * _EPOCH,
         tuning_steps=4 * _EPOCH // 3,
-        rounds=8,
+        round_steps=_EPOCH // 3,
     ),
     "cora": Task(
         "Cora, words smoothed over the graph, 7165-100-100-7",
@@ -170,7 +170,7 @@ TASKS: Mapping[str, Task] = {
         batch=140,
         steps=100,
         tuning_steps=50,
-        rounds=20,
+        round_steps=5,
         goals=(0.8,),
         refit=False,
     ),

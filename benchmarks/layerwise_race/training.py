@@ -81,7 +81,7 @@ class Trainer:
         self._folders = folders
         self._rows: tuple[int, data.Data, jax.Array, jax.Array] | None = None
         self._functions: dict[str, Functions] = {}
-        self._trains: dict[tuple[str, int, int], Any] = {}
+        self._trains: dict[tuple[str, int], Any] = {}
         graph, state = nnx.split(task.model(nnx.Rngs(0)))
         structure = jax.tree.structure(state)
 
@@ -98,7 +98,7 @@ class Trainer:
           name: of the method.
           setting: one of its grid.
           seed: decides the weights, the order of the rows and, for small data, the division.
-          steps: in all; the learning rate falls to 0 over them.
+          steps: in all, a multiple of those of a round; the learning rate falls to 0 over them.
           tuning: whether validation rows judge. Otherwise test rows do, and validation rows train
             where the task says so.
         """
@@ -119,9 +119,7 @@ class Trainer:
             numbers, horizon, params, inputs, targets, jnp.asarray(batches[0])
         )
         curve = Curve([], [], [], [], [], [], [], [], 0.0)
-        # As many rounds as make each about as long as in a whole run.
-        rounds = max(1, round(self.task.rounds * steps / self.task.steps))
-        for part in np.array_split(batches, rounds):
+        for part in batches.reshape(-1, self.task.round_steps, self.task.batch):
             given = (numbers, horizon, carry, inputs, targets, jnp.asarray(part))
             train, compile_seconds = self._train(name, given)
             curve = curve._replace(compile_seconds=curve.compile_seconds + compile_seconds)
@@ -147,7 +145,7 @@ class Trainer:
 
     def _train(self, name: str, given: Any) -> tuple[Any, float]:
         """The compiled function for arguments of these shapes, and what it took to compile it."""
-        key = name, len(given[-1]), len(given[3])
+        key = name, len(given[3])
         if key in self._trains:
             return self._trains[key], 0.0
         began = time.perf_counter()
