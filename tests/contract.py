@@ -345,4 +345,16 @@ CASES = [
         masked=False,
         keeps_shardings=False,
     ),
+    Case(
+        "scale_by_spectral_clipping",
+        tritia.scale_by_spectral_clipping,
+        {"refresh_period": 2.0},
+        {"rank": 1},
+        bad=(
+            ({"rank": -1}, ValueError, "rank"),
+            ({"rank": 2.5}, TypeError, "rank"),
+            ({"refresh_period": 0.5}, ValueError, "refresh_period"),
+        ),
+        keeps_shardings=False,  # singular vectors are no copies of params
+    ),
 ]

@@ -90,5 +90,10 @@ from tritia.inertia import (
     triple_inertia as triple_inertia,
     triple_momentum as triple_momentum,
 )
+from tritia.layerwise import (
+    MatrixAxes as MatrixAxes,
+    SpectralClippingState as SpectralClippingState,
+    scale_by_spectral_clipping as scale_by_spectral_clipping,
+)
 
 __version__ = "0.1.0"
