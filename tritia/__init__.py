@@ -91,9 +91,11 @@ from tritia.inertia import (
     triple_momentum as triple_momentum,
 )
 from tritia.layerwise import (
+    LayerInputs as LayerInputs,
     MatrixAxes as MatrixAxes,
     SpectralClippingState as SpectralClippingState,
     scale_by_spectral_clipping as scale_by_spectral_clipping,
+    with_layer_inputs as with_layer_inputs,
 )
 
 __version__ = "0.1.0"

@@ -205,7 +205,7 @@ def _compiled(refresh, d, k, rank):
 
 
 def test_it_costs_two_thin_products():
-    """Between refreshes: 4 d k r operations beside those by element, against a thirtieth of Muon's."""
+    """Between refreshes: 4 d k r operations and a few by element, a thirtieth of Muon's."""
     d, k, rank = 192, 128, 8
     step = _compiled(False, d, k, rank)
     by_element = 16

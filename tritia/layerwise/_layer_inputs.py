@@ -1,0 +1,167 @@
+"""A loss that also says what went into each matrix of its params."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tritia.layerwise._names import leaf_names
+from tritia.layerwise._recording import Record, evaluate
+from tritia.layerwise._uses import LayerInputs
+from tritia.layerwise._views import Constant, Data, leaves_of, whole
+
+
+def with_layer_inputs(
+    loss: Callable[..., Any], *, has_aux: bool = False, skip: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Makes a loss also return what went into the matrix products with its params.
+
+    The loss is traced, and each leaf of params is followed through transposes, reshapes, casts,
+    sharding constraints and the calls of `jax.jit`, `jax.checkpoint`, `jax.custom_jvp`,
+    `jax.custom_vjp` and `jax.lax.scan` to the matrix products and convolutions that it is an
+    operand of. The other operand is returned: it is an intermediate value of the loss that the
+    backward pass keeps anyway, so that there is still one forward pass. Nothing is asked of the
+    model: Flax, Equinox, Haiku and plain functions are all alike, for what is looked at is the
+    computation.
+
+    * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer.
+    * Tied weights have those of each use. A lookup, as in an embedding, is no product: of an
+      embedding that is also the last layer, the last layer alone counts.
+    * A leaf that is multiplied by element, added or looked up has none.
+
+    kfac-jax looks for layers by matching patterns of several operations in the traced loss, because
+    K-FAC needs the gradients by each layer's outputs too. Inputs alone can be seen from single
+    operations, hence without a pattern for each kind of layer.
+
+    Args:
+      loss: a function of params, a pytree, and of anything else. What else it is given may hold
+        arrays and anything that is not one; whatever it returns is returned.
+      has_aux: whether the loss returns a pair, the value and something auxiliary.
+      skip: names of leaves that are not looked at, such as "decoder/kernel", or the beginnings of
+        names up to a slash, such as "decoder".
+
+    Returns:
+      A function of the same arguments that returns (value, inputs), or (value, (aux, inputs)) where
+      `has_aux` is True, for ``jax.value_and_grad(..., has_aux=True)``. `inputs` is a dict from the
+      names of leaves to `tritia.layerwise.LayerInputs`: pass it on to the optimizer, as in
+      ``update(grads, state, params, layer_inputs=inputs)``.
+
+    Raises:
+      ValueError: from the returned function, params whose use is not understood, with their names:
+        such as a weight that is normalised or masked before it is multiplied, or one of which two
+        products sum over different axes. Skip them; the optimizer then does without their inputs.
+
+    References:
+      Botev and Martens, `KFAC-JAX <https://github.com/google-deepmind/kfac-jax>`_, 2022
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, tritia
+      >>> def loss(params, x, y):
+      ...   hidden = jax.nn.relu(x @ params["first"] + params["bias"])
+      ...   return jnp.mean((hidden @ params["second"] - y) ** 2)
+      >>> params = {"first": jnp.ones((3, 4)), "bias": jnp.zeros(4), "second": jnp.ones((4, 1))}
+      >>> value_and_grad = jax.value_and_grad(tritia.with_layer_inputs(loss), has_aux=True)
+      >>> (value, inputs), grads = value_and_grad(params, jnp.ones((10, 3)), jnp.ones((10, 1)))
+      >>> {name: one.gram().shape for name, one in inputs.items()}
+      {'first': (1, 3, 3), 'second': (1, 4, 4)}
+      >>> print(inputs["second"].gram()[0, 0])
+      [9. 9. 9. 9.]
+    """
+    if isinstance(skip, str) or not all(isinstance(name, str) for name in skip):
+        raise TypeError(f"skip must be a sequence of names of leaves; got {skip!r}.")
+    skipped = tuple(skip)
+
+    @functools.wraps(loss)
+    def recorded(params: Any, *args: Any, **kwargs: Any) -> Any:
+        names = leaf_names(params)
+        _check_skip(skipped, names)
+        leaves, structure = jax.tree.flatten(params)
+        others, other_structure = jax.tree.flatten((args, kwargs))
+        trained = [i for i, leaf in enumerate(leaves) if _is_trained(leaf)]
+        moving = [i for i, leaf in enumerate(others) if isinstance(leaf, jax.Array | np.ndarray)]
+        rest = [i for i, leaf in enumerate(leaves) if i not in trained and _is_array(leaf)]
+
+        def flat(some: Any, state: Any, data: Any) -> Any:
+            all_leaves, all_others = list(leaves), list(others)
+            for i, leaf in (*zip(trained, some, strict=True), *zip(rest, state, strict=True)):
+                all_leaves[i] = leaf
+            for i, leaf in zip(moving, data, strict=True):
+                all_others[i] = leaf
+            args, kwargs = jax.tree.unflatten(other_structure, all_others)
+            return loss(jax.tree.unflatten(structure, all_leaves), *args, **kwargs)
+
+        inputs = (
+            [leaves[i] for i in trained],
+            [leaves[i] for i in rest],
+            [others[i] for i in moving],
+        )
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*inputs)
+        problems: dict[int, str] = {}
+
+        def report(kind: Any, reason: str) -> None:
+            for leaf in leaves_of(kind):
+                problems.setdefault(leaf, reason)
+
+        kinds = [
+            Constant() if _matches(names[i], skipped) else whole(i, jnp.shape(leaves[i]))
+            for i in trained
+        ]
+        kinds += [Data()] * (len(rest) + len(moving))
+        results, records = evaluate(closed, closed.consts, jax.tree.leaves(inputs), kinds, report)
+        found = _collected(records, problems)
+        if problems:
+            raise ValueError(_message(problems, names))
+        result = jax.tree.unflatten(jax.tree.structure(shapes), results)
+        by_name = {names[i]: found[i] for i in sorted(found)}
+        if has_aux:
+            value, aux = result
+            return value, (aux, by_name)
+        return result, by_name
+
+    return recorded
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _is_trained(leaf: Any) -> bool:
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _matches(name: str, skip: Sequence[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}/") for one in skip)
+
+
+def _check_skip(skip: Sequence[str], names: Sequence[str]) -> None:
+    unknown = [one for one in skip if not any(_matches(name, (one,)) for name in names)]
+    if unknown:
+        raise ValueError(f"skip has {unknown}, but params has the leaves {list(names)}.")
+
+
+def _collected(records: Sequence[Record], problems: dict[int, str]) -> dict[int, LayerInputs]:
+    """Returns the inputs of each leaf; one whose uses disagree becomes a problem."""
+    found: dict[int, LayerInputs] = {}
+    for leaf, axes, use in records:
+        before = found.get(leaf, LayerInputs((), axes))
+        if before.axes != axes:
+            problems.setdefault(
+                leaf,
+                f"its axes {before.axes.inputs} are summed over in one product, and"
+                f" {axes.inputs} in another",
+            )
+        found[leaf] = LayerInputs((*before.uses, use), before.axes)
+    return found
+
+
+def _message(problems: dict[int, str], names: Sequence[str]) -> str:
+    listed = "; ".join(f"{names[i]!r}: {problems[i]}" for i in sorted(problems))
+    return (
+        f"the inputs of some params can't be told from the traced loss. {listed}. Pass"
+        f" skip={[names[i] for i in sorted(problems)]} to with_layer_inputs to do without them."
+    )

@@ -1,0 +1,215 @@
+"""What each value in a traced loss is: a parameter rearranged, made of parameters, or data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend.core import Literal
+
+from tritia.layerwise import _views as views
+from tritia.layerwise._views import Constant, Data, Kind, NotUnderstoodError, View
+
+UNCHANGED = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "mesh_cast",
+    "name",
+    "neg",
+    "pvary",
+    "reduce_precision",
+    "reshard",
+    "sharding_constraint",
+    "stop_gradient",
+}
+"""Primitives of one operand whose result has the inputs of the operand, up to a factor."""
+
+CALLS = {
+    "call": "call_jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+}
+"""Calls that may be replaced by what they call, and where they have it."""
+
+REMAT = {"checkpoint", "remat", "remat2"}
+CUSTOM_DERIVATIVES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+LOOKUPS = {"gather"}
+"""What takes rows of a parameter by data, as an embedding does."""
+
+SILENT_PRODUCTS = {"ffi_call", "pallas_call", "ragged_dot", "ragged_dot_general", "custom_call"}
+"""What may multiply by a parameter in a way that can't be seen here."""
+
+Report = Callable[[View | views.Derived, str], None]
+"""Called with each parameter whose use is not understood, and why."""
+
+
+def body_of(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """Returns a jaxpr without its constants, and these."""
+    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
+
+
+def called_by(eqn: Any) -> Any:
+    """Returns the jaxpr that a call with one jaxpr calls, or None."""
+    name = eqn.primitive.name
+    if name in CALLS:
+        return eqn.params[CALLS[name]]
+    if name in REMAT:
+        return eqn.params["jaxpr"]
+    if name in CUSTOM_DERIVATIVES:
+        return eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    return None
+
+
+def propagate(jaxpr: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
+    """Returns the kinds of a jaxpr's results, given those of its arguments."""
+    inner, _ = body_of(jaxpr)
+    known: dict[Any, Kind] = dict.fromkeys(inner.constvars, Constant())
+    known.update(zip(inner.invars, kinds, strict=True))
+    for eqn in inner.eqns:
+        results = kinds_after(eqn, read_kinds(known, eqn.invars), report)
+        known.update(zip(eqn.outvars, results, strict=True))
+    return read_kinds(known, inner.outvars)
+
+
+def read_kinds(known: dict[Any, Kind], variables: Sequence[Any]) -> list[Kind]:
+    """Returns the kinds of variables and literals."""
+    return [Constant() if isinstance(v, Literal) else known[v] for v in variables]
+
+
+def kinds_after(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
+    """Returns the kinds of an equation's results, and reports what is not understood."""
+    name = eqn.primitive.name
+    called = called_by(eqn)
+    if called is not None:
+        return propagate(called, kinds, report)
+    if name == "scan":
+        return _after_scan(eqn, kinds, report)
+    if name == "dot_general":
+        return [_after_product(kinds, report)]
+    if name == "conv_general_dilated":
+        return [_after_product([Data(), kinds[1]] if _is_view(kinds[1]) else kinds, report)]
+    if name in LOOKUPS and any(isinstance(kind, Data) for kind in kinds):
+        return [Data()]
+    hides = name in SILENT_PRODUCTS or any(map(_has_equations, eqn.params.values()))
+    if hides:
+        for kind in kinds:
+            report_if_matrix(report, kind, f"it goes into {name}, which is not looked into")
+        return [Data() if any(map(views.leaves_of, kinds)) else views.combined(kinds)] * len(
+            eqn.outvars
+        )
+    combined = views.combined(kinds)
+    return [_moved(eqn, kinds, result.aval.shape) or combined for result in eqn.outvars]
+
+
+def report_if_matrix(report: Report, kind: Kind, reason: str) -> None:
+    """Reports a kind where it stands for parameters with two axes or more."""
+    if isinstance(kind, View | views.Derived) and views.leaves_of(kind):
+        report(kind, reason)
+
+
+def is_penalty(kinds: Sequence[Kind]) -> bool:
+    """Whether a product is one of a parameter with itself."""
+    one, other = kinds
+    return isinstance(one, View) and isinstance(other, View) and one.leaf == other.leaf
+
+
+def _is_view(kind: Kind) -> bool:
+    return isinstance(kind, View)
+
+
+def _has_equations(value: Any) -> bool:
+    values = value if isinstance(value, tuple | list) else (value,)
+    return any(hasattr(one, "eqns") or hasattr(one, "jaxpr") for one in values)
+
+
+def _after_product(kinds: Sequence[Kind], report: Report) -> Kind:
+    if is_penalty(kinds):
+        return views.combined(kinds)
+    if any(map(_is_view, kinds)):
+        return Data()  # it is recorded: what comes out is an activation
+    if any(isinstance(kind, Data) for kind in kinds):
+        for kind in kinds:
+            report_if_matrix(report, kind, "it is changed before it is multiplied by data")
+    return views.combined(kinds)
+
+
+def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None:
+    """Returns the view of this shape that an equation makes of one; None where it makes none."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in ("mul", "div") and _is_view(kinds[0]) != _is_view(kinds[1]):
+        side = 0 if _is_view(kinds[0]) else 1
+        view, factor = kinds[side], kinds[1 - side]
+        scalar = eqn.invars[1 - side].aval.shape == () and (name == "mul" or side == 0)
+        own = isinstance(view, View) and view.leaf in views.leaves_of(factor)
+        return view if isinstance(view, View) and scalar and not own else None
+    view, *others = kinds or [Constant()]
+    if not isinstance(view, View) or any(not isinstance(other, Constant) for other in others):
+        return None
+    try:
+        if name in UNCHANGED:
+            return view
+        if name == "transpose":
+            return views.transposed(view, params["permutation"])
+        if name == "squeeze":
+            return views.squeezed(view, params["dimensions"])
+        if name == "reshape" and params.get("dimensions") is None:
+            return views.reshaped(view, shape)
+        if name == "broadcast_in_dim":
+            return views.broadcast(view, shape, params["broadcast_dimensions"])
+        if name in ("slice", "dynamic_slice", "split"):
+            return views.sliced(view, shape)
+    except NotUnderstoodError:
+        return None
+    return None
+
+
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """Returns how many operands of a scan are constants, and how many are carried."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].update(list(eqn.invars)).unpack()
+    return len(list(consts)), len(list(carry))
+
+
+def kinds_in_scan(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
+    """Returns the kinds of the arguments of a scan's body."""
+    body, _ = body_of(eqn.params["jaxpr"])
+    consts, carried = scan_parts(eqn)
+
+    def enter(kind: Kind, axis: int | None) -> Kind:
+        if not isinstance(kind, View):
+            return kind
+        try:
+            return views.entered(kind, axis)
+        except NotUnderstoodError:
+            return views.combined([kind])
+
+    inside = [enter(kind, None if i < consts + carried else 0) for i, kind in enumerate(kinds)]
+    # What is carried unchanged stays what it is; the rest may become what a pass makes of it.
+    changed = [i for i in range(carried) if body.outvars[i] is not body.invars[consts + i]]
+    for i in changed:
+        inside[consts + i] = views.combined([inside[consts + i]])
+    while True:
+        after = propagate(eqn.params["jaxpr"], inside, lambda kind, reason: None)
+        joined = list(inside)
+        for i in changed:
+            joined[consts + i] = views.combined([inside[consts + i], after[i]])
+        if joined == inside:
+            return inside
+        inside = joined
+
+
+def _after_scan(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
+    inside = kinds_in_scan(eqn, kinds, report)
+    after = propagate(eqn.params["jaxpr"], inside, report)
+    consts, carried = scan_parts(eqn)
+    results = []
+    for i, kind in enumerate(after):
+        if i < carried and isinstance(inside[consts + i], View):
+            results.append(kinds[consts + i])
+        else:
+            results.append(views.combined([kind]))
+    return results
