@@ -60,7 +60,8 @@ def main() -> None:
                 race.run_equal_seconds(entries, arguments.seeds)
             race.only_read()
             tables.tuning(race, methods)
-            tables.race_table(race, entries, arguments.seeds)
+            tables.finals(race, entries, arguments.seeds)
+            tables.goals(race, entries, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+import tritia.layerwise
 from benchmarks.layerwise_race.tasks import Objective, cross_entropy
 
 Params = Any
@@ -137,6 +138,17 @@ def optax_muon(setting: Setting, rate: Schedule) -> optax.GradientTransformation
     )
 
 
+def spectral_clipping(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
+    """The layer-wise step without its Gram matrices; Adam, at the same rate, for the rest."""
+    of_kernels = optax.chain(
+        optax.trace(0.9),
+        tritia.layerwise.scale_by_spectral_clipping(),
+        optax.add_decayed_weights(setting["weight_decay"]),
+        optax.scale_by_learning_rate(rate),
+    )
+    return optax.partition({True: of_kernels, False: optax.adam(rate)}, kernels)
+
+
 def psgd_kron(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
     """PSGD with Kronecker factors, by rollfast: a relative of Shampoo without its roots."""
     import rollfast
@@ -203,6 +215,10 @@ METHODS: Mapping[str, Method] = {
     "muon": Method(
         grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
         with_gradients(optax_muon),
+    ),
+    "spectral_clipping": Method(
+        grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
+        with_gradients(spectral_clipping),
     ),
     "psgd_kron": Method(
         grid(learning_rate=(5e-4, 1e-3, 2e-3, 5e-3), weight_decay=(0.1, 0.3)),

@@ -130,6 +130,11 @@ class Race:
         rounds = self.task.steps * ratio / self.task.round_steps
         return max(1, round(rounds)) * self.task.round_steps
 
+    def compile_seconds(self, entry: Entry, seeds: int) -> float:
+        """Of the method's training; most runs find it compiled."""
+        runs = [run for _, run in self.tuning(entry.method)] + self.curves(entry, seeds)
+        return max(run.compile_seconds for run in runs)
+
     def step_seconds(self, entry: Entry, seeds: int) -> float:
         """CPU seconds of a step, the median over all rounds."""
         spent = [np.array(run.cpu_seconds) for run in self.curves(entry, seeds)]

@@ -27,22 +27,18 @@ def tuning(race: Race, methods: Sequence[str]) -> None:
     )
 
 
-def race_table(race: Race, entries: Sequence[Entry], seeds: int) -> None:
-    """Medians over the seeds, least and greatest in brackets, at the averaged and last iterate."""
+def finals(race: Race, entries: Sequence[Entry], seeds: int) -> None:
+    """What a step costs and what a run reaches: medians over the seeds, least and greatest."""
     task, name = race.task, race.task.objective.name
     print(f"{task.title}: {task.steps} steps of {task.batch} rows, {seeds} seeds\n")
     reference = next((entry for entry in entries if entry.method == REFERENCE), None)
-    heads = ["method", "setting", "CPU ms a step", f"over {REFERENCE}'s"]
-    for goal in task.goals:
-        heads += [f"steps to {goal:g}", "CPU s"]
+    heads = ["method", "setting", "CPU ms a step", f"over {REFERENCE}'s", "ms", "compile s"]
     if not task.goals:
         heads += ["after a third", "after two thirds"]
-    heads += [f"{name} at last", "last iterate's"]
+    heads += [name, "last iterate's"]
     if task.objective.score is not None:
         heads.append("loss")
-    if reference is not None:
-        heads.append(f"{name} in {REFERENCE}'s CPU s (steps)")
-    heads += ["compile s"]
+    heads.append(f"{name} in {REFERENCE}'s CPU s (steps)")
     rows = []
     for entry in entries:
         runs = race.curves(entry, seeds)
@@ -50,8 +46,8 @@ def race_table(race: Race, entries: Sequence[Entry], seeds: int) -> None:
         row = [entry.method, text(entry.setting), f"{1e3 * spent:.3g}", "-"]
         if reference is not None:
             row[-1] = f"{spent / race.step_seconds(reference, seeds):.2f}"
-        for goal in task.goals:
-            row += reached(runs, goal)
+        clock = np.median(np.concatenate([run.seconds for run in runs])) / task.round_steps
+        row += [f"{1e3 * clock:.3g}", f"{race.compile_seconds(entry, seeds):.1f}"]
         if not task.goals:
             for part in (1, 2):
                 row.append(
@@ -61,11 +57,26 @@ def race_table(race: Race, entries: Sequence[Entry], seeds: int) -> None:
         row.append(spread([run.score[-1] for run in runs]))
         if task.objective.score is not None:
             row.append(spread([run.averaged_loss[-1] for run in runs]))
-        if reference is not None:
-            row.append(at_equal_seconds(race, entry, reference, seeds))
-        row.append(f"{max(run.compile_seconds for run in runs):.1f}")
+        row.append("-" if reference is None else at_equal_seconds(race, entry, reference, seeds))
         rows.append(row)
     table(heads, rows)
+
+
+def goals(race: Race, entries: Sequence[Entry], seeds: int) -> None:
+    """How far it is to each goal; nothing where the task has none."""
+    task = race.task
+    if not task.goals:
+        return
+    unit = "steps" if task.epoch is None else "epochs"
+    print(f"{task.title}: {unit} and CPU seconds to a test {task.objective.name} of\n")
+    rows = []
+    for entry in entries:
+        runs = race.curves(entry, seeds)
+        row = [entry.method]
+        for goal in task.goals:
+            row += reached(runs, goal, task.epoch or 1)
+        rows.append(row)
+    table(["method", *(head for goal in task.goals for head in (f"{goal:g}", "CPU s"))], rows)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -75,8 +86,8 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
 
 
-def reached(runs: Sequence[Curve], goal: float) -> list[str]:
-    """Steps and CPU seconds to a goal at the averaged iterate, and at the last one in brackets.
+def reached(runs: Sequence[Curve], goal: float, unit: int) -> list[str]:
+    """Units of steps and CPU seconds to a goal, at the averaged iterate and (at the last one).
 
     "-" where most seeds miss it.
     """
@@ -87,7 +98,7 @@ def reached(runs: Sequence[Curve], goal: float) -> list[str]:
         clock = statistics.median_high([one[1] for one in when])
         missed = sum(np.isinf(one[0]) for one in when)
         note = f", {missed} never" if missed and np.isfinite(middle) else ""
-        steps.append(f"{middle:g}{note}" if np.isfinite(middle) else "-")
+        steps.append(f"{middle / unit:g}{note}" if np.isfinite(middle) else "-")
         seconds.append(f"{clock:.3g}" if np.isfinite(middle) else "-")
     return [f"{steps[0]} ({steps[1]})", f"{seconds[0]} ({seconds[1]})"]
 

@@ -42,6 +42,7 @@ class Task(NamedTuple):
       round_steps: of a round, after which the run is judged; a divisor of both.
       goals: scores to which steps and seconds are counted.
       refit: whether the race trains on the validation rows too.
+      epoch: steps of an epoch where the table counts in epochs, or None.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Task(NamedTuple):
     round_steps: int
     goals: tuple[float, ...] = ()
     refit: bool = True
+    epoch: int | None = None
 
 
 def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -109,6 +111,7 @@ def _mnist(*hidden: int) -> Task:
         tuning_steps=3 * _EPOCH,
         round_steps=_EPOCH,
         goals=_MNIST_GOALS,
+        epoch=_EPOCH,
     )
 
 
