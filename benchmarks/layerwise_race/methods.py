@@ -15,6 +15,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+import tritia
 import tritia.layerwise
 from benchmarks.layerwise_race.tasks import Objective, cross_entropy
 
@@ -138,15 +139,36 @@ def optax_muon(setting: Setting, rate: Schedule) -> optax.GradientTransformation
     )
 
 
-def spectral_clipping(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
-    """The layer-wise step without its Gram matrices; Adam, at the same rate, for the rest."""
-    of_kernels = optax.chain(
+def spectral_momentum(setting: Setting, rate: Schedule) -> optax.GradientTransformationExtraArgs:
+    """The layer-wise step without Gram matrices; Adam, at the same rate, for the rest."""
+    return _spectral_momentum(setting, rate)
+
+
+def spectral_momentum_gram(problem: Problem, setting: Setting, rate: Schedule) -> Stepper:
+    """The layer-wise step, preconditioned by the Gram matrices of each layer's inputs."""
+    optimizer = _spectral_momentum(setting, rate, tritia.layerwise.scale_by_input_gram())
+
+    def step(params: Params, state: Any, batch: Batch) -> tuple[Params, Any, jax.Array]:
+        recorded = jax.value_and_grad(tritia.with_layer_inputs(problem.loss), has_aux=True)
+        (loss, inputs), grads = recorded(params, batch)
+        updates, state = optimizer.update(grads, state, params, layer_inputs=inputs)
+        return optax.apply_updates(params, updates), state, loss
+
+    return Stepper(lambda params, batch: optimizer.init(params), step)
+
+
+def _spectral_momentum(
+    setting: Setting, rate: Schedule, *before: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """What `tritia.spectral_momentum` chains, without its average: the race keeps one for all."""
+    of_matrices = optax.chain(
+        *before,
         optax.trace(0.9),
-        tritia.layerwise.scale_by_spectral_clipping(),
+        tritia.scale_by_spectral_clipping(),
         optax.add_decayed_weights(setting["weight_decay"]),
         optax.scale_by_learning_rate(rate),
     )
-    return optax.partition({True: of_kernels, False: optax.adam(rate)}, kernels)
+    return tritia.partition_matrices(of_matrices, optax.adam(rate))
 
 
 def psgd_kron(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
@@ -216,9 +238,13 @@ METHODS: Mapping[str, Method] = {
         grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
         with_gradients(optax_muon),
     ),
-    "spectral_clipping": Method(
+    "spectral_momentum": Method(
         grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
-        with_gradients(spectral_clipping),
+        with_gradients(spectral_momentum),
+    ),
+    "spectral_momentum_gram": Method(
+        grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
+        spectral_momentum_gram,
     ),
     "psgd_kron": Method(
         grid(learning_rate=(5e-4, 1e-3, 2e-3, 5e-3), weight_decay=(0.1, 0.3)),
