@@ -5,6 +5,7 @@ brings formulas through Markdown and HTML unharmed, and shows annotations as the
 `optax.Params`, not the union of nine types behind it.
 """
 
+import functools
 import inspect
 import re
 import sys
@@ -16,9 +17,10 @@ import pdoc
 import tritia
 import tritia.alternating
 import tritia.flax
+import tritia.inertia
 import tritia.sweeps
 
-PAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating)
+PAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating, tritia.inertia)
 
 
 class _Written:
@@ -44,7 +46,11 @@ def _prepare(thing):
     """Shields the formulas and annotations of a function, or of a class and its methods."""
     if inspect.isclass(thing) and thing.__module__.startswith("tritia"):
         for member in vars(thing).values():
-            _prepare(getattr(member, "fget", None) or getattr(member, "__func__", member))
+            if isinstance(member, functools.cached_property):
+                _prepare(member.func)
+                member.__doc__ = member.func.__doc__
+            else:
+                _prepare(getattr(member, "fget", None) or getattr(member, "__func__", member))
     elif not inspect.isfunction(thing):
         return
     if thing.__doc__:
@@ -64,9 +70,10 @@ def main(folder):
             # Each thing has one page.
             if package is tritia or thing is not vars(tritia).get(name)
         ]
+        package.__doc__ = _FORMULAS.sub(_shield, inspect.getdoc(package) or "")
         for name in package.__all__:
             _prepare(getattr(package, name))
-    tritia.__all__ += ["flax", "sweeps", "alternating"]
+    tritia.__all__ += ["flax", "sweeps", "alternating", "inertia"]
     pdoc.render.configure(docformat="google", math=True, footer_text=f"tritia {tritia.__version__}")
     # The package that is imported, wherever it is: given its name, pdoc looks in this folder too.
     pdoc.pdoc(Path(tritia.__file__).parent, output_directory=Path(folder))

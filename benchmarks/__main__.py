@@ -32,10 +32,12 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["runge_kutta", *quick],
         ["tiam_cost", *quick],
         ["sweeps", *quick],
-        ["scaling", *(["update", "lanes"] if quick else []), *quick, *picture],
+        ["scaling", *(["update", "sweep"] if quick else []), *quick, *picture],
         ["time_to_accuracy", *quick, *folders],
         ["tiam", *quick, *folders],
     ]
+    if arguments.mnist:
+        found.append(["layerwise", "--mnist", str(arguments.mnist), *quick])
     if arguments.mnist and arguments.out and not arguments.quick:
         data = ["--data", str(arguments.mnist), "--out", str(arguments.out / "stochastic_tiam")]
         found.append(["stochastic_tiam", *data])

@@ -53,7 +53,7 @@ def heavy_ball(rate: Any) -> optax.GradientTransformation:
 
 def inertia(rate: Any) -> optax.GradientTransformation:
     """Nesterov's method as triple inertia."""
-    return tritia.triple_inertia(optax.sgd(rate), predict=0.9, evaluate=0.9, correct=0.0)
+    return tritia.triple_inertia(optax.sgd(rate), predict=0.9, evaluate=0.9)
 
 
 def momentum(rate: Any) -> optax.GradientTransformation:
@@ -62,7 +62,9 @@ def momentum(rate: Any) -> optax.GradientTransformation:
     def smoothness(count: Any) -> Any:
         return 2 / value_at(rate, count)
 
-    return tritia.triple_momentum(smoothness if callable(rate) else smoothness(0), 1.0)
+    return tritia.triple_momentum(
+        smoothness if callable(rate) else smoothness(0), strong_convexity=1.0
+    )
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -8,7 +8,8 @@ Run `python -m benchmarks.scaling [PART...] [--quick] [--out FILE.png]` with any
   rows      an update of TIAM and a step of Adam on all rows, by rows
   width     the same, by the width of the hidden layers
   layers    the same, by layers
-  lanes     a sweep, by settings that train at once
+  sweep     a sweep, by settings that train at once
+  batch     an update of as many runs as one vmapped program, by their number
 
 and it prints Markdown. A slope is that of a straight line through the points on log axes: 1 is
 proportional, less is a cost that does not depend on the size.
@@ -17,15 +18,25 @@ proportional, less is a cost that does not depend on the size.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import compile_time, runge_kutta, sweeps, tiam_cost
-from benchmarks.families import FAMILIES, LONG_MEMORY, PEERS, RATE, parameters, transformer
+from benchmarks.families import (
+    FAMILIES,
+    LONG_MEMORY,
+    PEERS,
+    RATE,
+    parameters,
+    perceptron,
+    transformer,
+)
 from benchmarks.timing import add_parts, carried, header, in_turn, table, update_step
 
 EVERYTHING = {**PEERS, **FAMILIES, **LONG_MEMORY}
@@ -145,11 +156,36 @@ def layers_of_tiam(quick: bool) -> Growth:
     )
 
 
-def lanes(quick: bool) -> Growth:
+def sweep(quick: bool) -> Growth:
     """Sweeps by settings at once."""
     sizes = (1, 4, 16) if quick else (1, 4, 16, 64, 256)
-    times = sweeps.seconds_by_lanes(sizes, hidden=32, steps=50 if quick else 200)
+    times = sweeps.seconds_by_width(sizes, hidden=32, steps=50 if quick else 200)
     return Growth("a sweep", "settings at once", sizes, {"sweep": [t.median for t in times]})
+
+
+def updates_in_a_batch(quick: bool) -> Growth:
+    """Vmapped updates by the number of runs, which differ in the learning rate."""
+    names = ("adam", "adams_bashforth(2)", "difference(2, 3)", "difference(3, 6)")
+    names += ("rk4, transparent",)
+    sizes, found = (1, 4) if quick else (1, 4, 16, 64), []
+    params = perceptron((16, 16, 4) if quick else (100, 256, 256, 10))
+    for members in sizes:
+        rates = jnp.linspace(RATE, 2 * RATE, members)
+        copies = jax.tree.map(lambda leaf, n=members: jnp.stack([leaf] * n), params)
+        calls = {}
+        for name in names:
+
+            def one(rate: Any, params: Any, state: Any, grads: Any, name: str = name) -> Any:
+                return update_step(EVERYTHING[name].make(rate))(params, state, grads)
+
+            state = jax.vmap(lambda rate, p, name=name: EVERYTHING[name].make(rate).init(p))(
+                rates, copies
+            )
+            step = jax.jit(functools.partial(jax.vmap(one), rates), donate_argnums=(0, 1))
+            calls[name] = carried(step, (copies, state), copies)
+        medians = in_turn(calls, 10 if quick else 30)
+        found.append({name: medians[name].median for name in names})
+    return Growth("an update of all", "runs in a batch", sizes, collected(found))
 
 
 PARTS: Mapping[str, Callable[[bool], Growth]] = {
@@ -159,7 +195,8 @@ PARTS: Mapping[str, Callable[[bool], Growth]] = {
     "rows": rows_of_tiam,
     "width": width_of_tiam,
     "layers": layers_of_tiam,
-    "lanes": lanes,
+    "sweep": sweep,
+    "batch": updates_in_a_batch,
 }
 
 

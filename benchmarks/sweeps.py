@@ -1,4 +1,4 @@
-"""64 settings at once against 64 one after another, and settings per second against lanes.
+"""64 settings at once against one after another; settings a second, by how many train at once.
 
     python -m benchmarks.sweeps [--quick]
 
@@ -41,7 +41,9 @@ def problem_and_data(hidden):
         outputs = model(batch["x"])
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["y"]).mean()
 
-    return sweeps.nnx_problem(model, loss, lambda model, data: loss(model, data["held_out"])), data
+    return sweeps.nnx_problem(
+        model, loss, evaluate=lambda model, data: loss(model, data["held_out"])
+    ), data
 
 
 def learning_rates(count: int) -> Any:
@@ -60,14 +62,13 @@ def builder(hidden: int, steps: int) -> Callable[[], Any]:
             data,
             steps=steps,
             records=10,
-            batch=sweeps.minibatches(64, lambda data: data["training"]),
-            progress=False,
+            batch=sweeps.minibatches(64, rows=lambda data: data["training"]),
         )
 
     return build
 
 
-def seconds_by_lanes(lanes: Sequence[int], hidden: int, steps: int) -> list[Seconds]:
+def seconds_by_width(widths: Sequence[int], hidden: int, steps: int) -> list[Seconds]:
     """Seconds of a sweep over so many settings, compiled before, all sizes in turn."""
     compiled = builder(hidden, steps)()
 
@@ -75,7 +76,7 @@ def seconds_by_lanes(lanes: Sequence[int], hidden: int, steps: int) -> list[Seco
         settings = learning_rates(count)
         return lambda: compiled(settings).losses
 
-    return list(in_turn({str(count): call(count) for count in lanes}, 3).values())
+    return list(in_turn({str(count): call(count) for count in widths}, 3).values())
 
 
 def show_kinds(build: Callable[[], Any], settings: Any, steps: int, repeats: int) -> None:
@@ -126,24 +127,26 @@ def main():
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--lanes", type=int, nargs="*", default=[1, 4, 16, 64, 256])
-    parser.add_argument("--quick", action="store_true", help="3 settings, once, and fewer lanes")
+    parser.add_argument("--at-once", type=int, nargs="*", default=[1, 4, 16, 64, 256])
+    parser.add_argument(
+        "--quick", action="store_true", help="3 settings, once, and fewer settings at once"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.settings, arguments.steps, arguments.repeats = 3, 50, 1
-        arguments.lanes = [1, 4, 16]
+        arguments.at_once = [1, 4, 16]
     steps = arguments.steps
     print(f"{header()}\n")
-    print(f"Settings a second by lanes, compiled before, {steps} steps:\n")
+    print(f"Settings a second by settings at once, compiled before, {steps} steps:\n")
     rows = (
-        [str(lanes), milliseconds(found), f"{lanes / found.median:.1f}"]
-        for lanes, found in zip(
-            arguments.lanes,
-            seconds_by_lanes(arguments.lanes, arguments.hidden, steps),
+        [str(width), milliseconds(found), f"{width / found.median:.1f}"]
+        for width, found in zip(
+            arguments.at_once,
+            seconds_by_width(arguments.at_once, arguments.hidden, steps),
             strict=True,
         )
     )
-    table(["lanes", "ms a sweep (quartiles)", "settings a second"], rows)
+    table(["settings at once", "ms a sweep (quartiles)", "settings a second"], rows)
     build = builder(arguments.hidden, steps)
     show_kinds(build, learning_rates(arguments.settings), steps, arguments.repeats)
 

@@ -24,7 +24,7 @@ from benchmarks.families import (
 from benchmarks.timing import carried, update_step
 
 EVERYTHING = {**PEERS, **FAMILIES, **LONG_MEMORY}
-WEIGHT_STEPS = (*tiam_cost.WEIGHT_STEPS, "backtracking")
+KERNEL_STEPS = (*tiam_cost.KERNEL_STEPS, "backtracking")
 WIDTHS = (784, 512, 512, 512, 10)
 
 
@@ -62,11 +62,11 @@ def test_gradients(benchmark, stages):
 
 
 @pytest.mark.parametrize("data", tiam_cost.DATA)
-@pytest.mark.parametrize("name", [tiam_cost.PEER, *WEIGHT_STEPS])
+@pytest.mark.parametrize("name", [tiam_cost.PEER, *KERNEL_STEPS])
 @pytest.mark.benchmark(group="TIAM, 3 layers", warmup=True)
 def test_tiam_update(benchmark, data, name):
     rows, inputs, hidden, outputs = tiam_cost.DATA[data]
     sizes = (inputs, hidden, hidden, outputs)
-    optimizer, step = tiam_cost.sides(rows, WEIGHT_STEPS)[name]
+    optimizer, step = tiam_cost.sides(rows, KERNEL_STEPS)[name]
     start = perceptron(sizes)
     timed(benchmark, step, (start, optimizer.init(start)), *examples(rows, sizes))

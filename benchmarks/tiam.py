@@ -128,8 +128,8 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
         return
     paper = {
         "coupling": "inequality",
-        "sweep": "forward",
-        "weight_step": "exact",
+        "block_order": "forward",
+        "kernel_step": "exact",
         "rho": 1e-3,
         "mu": 0.05,
         "scale_mu": False,
@@ -143,7 +143,7 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
         for label, settings in (
             ("defaults", {}),
             ("inequality, forward, exact, (0.3, 0.3, 0.3)", paper),
-            ("the same, backtracking", {**paper, "weight_step": "backtracking"}),
+            ("the same, backtracking", {**paper, "kernel_step": "backtracking"}),
         ):
             test = curves(data, 3, alternating(**settings), 50, seeds).test_metric
             yield (
@@ -158,20 +158,20 @@ def show_inertia(folders: Mapping[str, Path | None], seeds: int) -> None:
     """Iterations to the objective that the plain method has after 100."""
     problems: dict[str, tuple[str, Mapping[str, Any]]] = {
         "digits, penalty": ("digits", {}),
-        "digits, penalty, line_search": ("digits", {"weight_step": "line_search"}),
+        "digits, penalty, line_search": ("digits", {"kernel_step": "line_search"}),
         "digits, inequality, eps = 0.1": (
             "digits",
-            {"coupling": "inequality", "eps": 0.1, "weight_step": "exact"},
+            {"coupling": "inequality", "eps": 0.1, "kernel_step": "exact"},
         ),
         "wine, penalty": ("wine", {}),
-        "wine, penalty, line_search": ("wine", {"weight_step": "line_search"}),
+        "wine, penalty, line_search": ("wine", {"kernel_step": "line_search"}),
         "breast_cancer, penalty": ("breast_cancer", {}),
-        "breast_cancer, backtracking": ("breast_cancer", {"weight_step": "backtracking"}),
+        "breast_cancer, backtracking": ("breast_cancer", {"kernel_step": "backtracking"}),
         "diabetes, penalty": ("diabetes", {}),
         "Cora, penalty": ("cora", {}),
         "Cora, inequality, eps = 0.1, tau = 1e-3": (
             "cora",
-            {"coupling": "inequality", "eps": 0.1, "weight_step": "exact", "tau": 1e-3},
+            {"coupling": "inequality", "eps": 0.1, "kernel_step": "exact", "tau": 1e-3},
         ),
     }
     inertias = [
@@ -253,7 +253,7 @@ def record(
             def step(carry, _):
                 carry = pure.epoch(numbers, carry, rows, split, batch)
                 if what == "objective":
-                    return carry, tritia.diagnostics(carry.state).objective
+                    return carry, tritia.tiam_diagnostics(carry.state).objective
                 return carry, pure.evaluate(carry, rows, split, what)[1]
 
             return jax.lax.scan(step, pure.start(numbers, params), length=iterations)[1]

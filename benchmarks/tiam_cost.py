@@ -42,7 +42,7 @@ DATA = {
 }
 LAYERS = (2, 3, 6, 12)
 PEER = "adam"
-WEIGHT_STEPS = ("auto", "line_search")
+KERNEL_STEPS = ("auto", "line_search")
 ROUNDS = 40
 LARGE = 5000  # rows above which a quarter of the rounds is timed
 SMALL = 100_000  # inputs up to which the quick version goes
@@ -71,12 +71,12 @@ def gradient_step(optimizer: optax.GradientTransformation) -> Step:
     return step
 
 
-def sides(rows: int, weight_steps: Sequence[str]) -> dict[str, tuple[Any, Step]]:
+def sides(rows: int, kernel_steps: Sequence[str]) -> dict[str, tuple[Any, Step]]:
     """By name, an optimizer and its step: TIAM with these weight steps, and Adam."""
     adam = optax.adam(1e-3)
     found = {PEER: (adam, gradient_step(adam))}
-    for kind in weight_steps:
-        solver = tritia.tiam(rows, weight_step=kind)
+    for kind in kernel_steps:
+        solver = tritia.tiam(rows, kernel_step=kind)
         found[kind] = (solver, tiam_step(solver))
     return found
 
@@ -122,7 +122,7 @@ def show_grid(quick: bool) -> None:
                 continue
             for depth in LAYERS[:2] if quick else LAYERS:
                 sizes = (inputs, *(depth - 1) * (hidden,), outs)
-                steps = sides(count, WEIGHT_STEPS)
+                steps = sides(count, KERNEL_STEPS)
                 product, known = largest_product(count, sizes)
                 rounds = ROUNDS // 4 if quick or count > LARGE else ROUNDS
                 found = in_turn({**calls(count, sizes, steps), "product": product}, rounds)
@@ -134,7 +134,7 @@ def show_grid(quick: bool) -> None:
                     str(depth),
                     milliseconds(found[PEER]),
                     milliseconds(found["auto"]),
-                    *(f"{found[k].median / found[PEER].median:.2f}" for k in WEIGHT_STEPS),
+                    *(f"{found[k].median / found[PEER].median:.2f}" for k in KERNEL_STEPS),
                     f"{work['auto'] / work[PEER]:.2f}",
                     f"{rates[PEER] / 1e9:.0f}",
                     f"{rates['auto'] / 1e9:.0f}",
@@ -142,7 +142,7 @@ def show_grid(quick: bool) -> None:
                     f"{rates['auto'] / rate:.0%}",
                 ]
 
-    ratios = [f"{kind} over Adam" for kind in WEIGHT_STEPS]
+    ratios = [f"{kind} over Adam" for kind in KERNEL_STEPS]
     head = ["data", "layers", "Adam, ms", "auto, ms", *ratios, "operations over Adam's"]
     rates = ["Adam, GFLOP/s", "auto, GFLOP/s", "a product alone, GFLOP/s", "auto over the product"]
     table([*head, *rates], cells())

@@ -1,5 +1,6 @@
 r"""Training time until a test metric, TIAM against what a user would pick instead.
 
+    pip install "tritia[benchmarks]"
     python -m benchmarks.time_to_accuracy DATA... [--cora FOLDER] [--mnist FOLDER]
 
 Two hidden layers of 100 units. Every method with a learning rate is tuned as `tritia compare` tunes

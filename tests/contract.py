@@ -100,6 +100,14 @@ LAYER_INPUTS = Problem(
 )
 
 
+def _named_inputs(params: Any) -> dict[str, Any]:
+    first, second = _layer_inputs(params)["layer_inputs"]
+    return {"layer_inputs": {"layers/0/kernel": first, "layers/1/kernel": second}}
+
+
+NAMED_INPUTS = dataclasses.replace(LAYER_INPUTS, extra=_named_inputs)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One transform and what is to be known to put it through the battery."""
@@ -116,6 +124,7 @@ class Case:
     multi_steps: bool = True  # works inside optax.MultiSteps
     keeps_shardings: bool = True  # by itself; if not, where jit is told the state's shardings
     wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
+    alias: bool = False  # another case runs the same code: only its arguments are tested
 
     def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the transform, with some numbers replaced."""
@@ -126,10 +135,17 @@ class Case:
 
 BAD_RATE = ({"learning_rate": -1.0}, ValueError, "learning_rate")
 BAD_DTYPE = ({"accumulator_dtype": "int32"}, TypeError, "accumulator_dtype")
-BAD_SCHEME = ({"scheme": "adams"}, TypeError, "scheme")
+BAD_SCHEME = (
+    ({"scheme": "ab6"}, ValueError, "scheme is 'ab6'.*Did you mean"),
+    (
+        {"scheme": 2},
+        TypeError,
+        "scheme must be",
+    ),
+)
 RATE = {"learning_rate": 0.1}
 
-BAD_TABLEAU = ({"tableau": "rk5"}, ValueError, "tableau")
+BAD_TABLEAU = ({"scheme": "rk5"}, ValueError, "scheme is 'rk5'.*Did you mean")
 BAD_MODE = ({"mode": "clear"}, ValueError, "mode")
 BAD_PRECONDITIONER = ({"preconditioner": 0.1}, TypeError, "preconditioner")
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-6, "max_learning_rate": 0.5}
@@ -139,14 +155,14 @@ CASES = [
         "scale_by_linear_multistep",
         tritia.scale_by_linear_multistep,
         static={"scheme": tritia.difference_scheme(2, 3)},
-        bad=(BAD_SCHEME, BAD_DTYPE),
+        bad=(*BAD_SCHEME, BAD_DTYPE),
     ),
     Case(
         "linear_multistep",
         tritia.linear_multistep,
         RATE,
         {"scheme": tritia.heavy_ball_scheme("9/10")},
-        bad=(BAD_RATE, BAD_SCHEME, BAD_DTYPE),
+        bad=(BAD_RATE, *BAD_SCHEME, BAD_DTYPE),
     ),
     *(
         Case(
@@ -163,7 +179,7 @@ CASES = [
         tritia.adams_bashforth,
         RATE,
         {"order": 2},
-        wide_memory=False,
+        alias=True,
         bad=(
             BAD_RATE,
             BAD_DTYPE,
@@ -172,13 +188,19 @@ CASES = [
         ),
     ),
     Case(
-        "bdf2", tritia.bdf, RATE, {"order": 2}, bad=(BAD_RATE, ({"order": 0}, ValueError, "order"))
+        "bdf2",
+        tritia.bdf,
+        RATE,
+        {"order": 2},
+        alias=True,
+        bad=(BAD_RATE, ({"order": 0}, ValueError, "order")),
     ),
     Case(
         "difference23",
         tritia.difference,
         RATE,
         {"order": 2, "steps": 3},
+        alias=True,
         bad=(BAD_RATE, ({"steps": 2}, ValueError, "steps"), ({"order": None}, TypeError, "order")),
     ),
     Case("difference36", tritia.difference, RATE, {"order": 3, "steps": 6}),
@@ -191,13 +213,14 @@ CASES = [
             problem=TREE_WITH_GRAD_FN,
             bad=bad,
             masked=False,
+            alias=name == "rk4",
         )
         for name, factory, static, bad in (
             ("rk4", tritia.rk4, {}, (BAD_RATE, BAD_MODE, BAD_PRECONDITIONER)),
             (
                 "dormand_prince",
                 tritia.runge_kutta,
-                {"tableau": "dormand_prince"},
+                {"scheme": "dormand_prince"},
                 (BAD_RATE, BAD_TABLEAU, BAD_MODE, BAD_PRECONDITIONER, BAD_DTYPE),
             ),
             (
@@ -215,15 +238,15 @@ CASES = [
             RATE,
             {"mode": "transparent", **static},
             wide_memory=False,  # between steps it keeps nothing
+            alias=name == "heun",  # the case with a preconditioner has its memory, and more
         )
         for name, factory, static in (
+            # One for each way to use the memory between stages: none, a slope, a slope and then a
+            # sum, two slots, and a three-term recurrence.
             ("midpoint", tritia.midpoint, {}),
             ("heun", tritia.heun, {}),
-            ("ralston", tritia.ralston, {}),
-            ("ssp_rk3", tritia.ssp_rk3, {}),
-            ("kutta3", tritia.kutta3, {}),
             ("rk4", tritia.rk4, {}),
-            ("rk38", tritia.rk38, {}),
+            ("rk38", tritia.runge_kutta, {"scheme": "rk38"}),
             ("rkc", tritia.rkc, {"stages": 3, "order": 2}),
         )
     ),
@@ -238,10 +261,10 @@ CASES = [
         "adaptive_runge_kutta",
         tritia.adaptive_runge_kutta,
         TOLERANCES,
-        {"tableau": "bogacki_shampine", "max_rejections": 10},
+        {"scheme": "bogacki_shampine", "max_rejections": 10},
         problem=TREE_WITH_GRAD_FN,
         bad=(
-            ({"tableau": "rk4"}, ValueError, "tableau"),
+            ({"scheme": "rk4"}, ValueError, "scheme"),
             ({"rtol": -1.0}, ValueError, "rtol"),
             ({"atol": 0.0}, ValueError, "atol"),
             ({"initial_learning_rate": 0.0}, ValueError, "initial_learning_rate"),
@@ -288,7 +311,7 @@ CASES = [
             bad=(
                 ({"num_examples": 0}, ValueError, "num_examples"),
                 ({"coupling": "soft"}, ValueError, "coupling"),
-                ({"sweep": "sideways"}, ValueError, "sweep"),
+                ({"block_order": "sideways"}, ValueError, "block_order"),
                 ({"loss": "hinge"}, ValueError, "loss"),
                 ({"rho": 0.0}, ValueError, "rho"),
                 ({"mu": -1.0}, ValueError, "mu"),
@@ -356,5 +379,27 @@ CASES = [
             ({"refresh_period": 0.5}, ValueError, "refresh_period"),
         ),
         keeps_shardings=False,  # singular vectors are no copies of params
+    ),
+    Case(
+        "polyak_average",
+        tritia.polyak_average,
+        {"decay": 0.9},
+        bad=(({"decay": 1.5}, ValueError, "decay"),),
+    ),
+    Case(
+        "layerwise.scale_by_input_gram",
+        tritia.layerwise.scale_by_input_gram,
+        {"damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
+        {"max_gram": 5, "rank": None},
+        problem=NAMED_INPUTS,
+        bad=(
+            ({"damping": -1.0}, ValueError, "damping"),
+            ({"refresh_period": 0.5}, ValueError, "refresh_period"),
+            ({"max_gram": 10.5}, TypeError, "max_gram"),
+            ({"axes": 3}, TypeError, "axes"),
+        ),
+        complex_params=False,
+        masked=True,
+        keeps_shardings=False,
     ),
 ]

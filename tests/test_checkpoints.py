@@ -43,7 +43,11 @@ def steps_of(optimizer, problem):
 
 @pytest.mark.parametrize(
     ("factory", "stages"),
-    [(tritia.heun, 2), (tritia.kutta3, 3), (tritia.rk4, 4)],
+    [
+        (tritia.heun, 2),
+        (functools.partial(tritia.runge_kutta, scheme="kutta3"), 3),
+        (tritia.rk4, 4),
+    ],
     ids=["heun", "kutta3", "rk4"],
 )
 def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, stages):
@@ -67,9 +71,7 @@ def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, s
     "factory",
     [
         tritia.mdlam,
-        functools.partial(
-            tritia.tiam, inertia=tritia.alternating.Inertia(0.5, 0.5, 0.2), weight_step="exact"
-        ),
+        functools.partial(tritia.tiam, inertia=tritia.Inertia(0.5, 0.5, 0.2), kernel_step="exact"),
     ],
     ids=["mdlam", "tiam"],
 )
@@ -98,7 +100,7 @@ def test_an_nnx_model_and_its_optimizer_go_on(tmp_path):
         model = nnx.Sequential(
             nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Dropout(0.3, rngs=nnx.Rngs(1))
         )
-        solver = tritia.triple_inertia(optax.adam(0.01), 0.5, 0.5, 0.1)
+        solver = tritia.triple_inertia(optax.adam(0.01), predict=0.5, evaluate=0.5, correct=0.1)
         return model, nnx.Optimizer(model, solver, wrt=nnx.Param)
 
     @nnx.jit
@@ -145,18 +147,21 @@ OTHER = {"w": jnp.ones((4, 2)), "b": jnp.ones(2)}
             (tritia.difference(0.1, steps=4), PARAMS),
             [
                 "1/step_sizes: saved (2,) float32, expected (3,) float32",
-                "1/steps/2/w: saved nothing",
+                "1/displacements/2/w: saved nothing",
             ],
         ),
         (
             (tritia.difference(0.1), PARAMS),
             (tritia.difference(0.1), OTHER),
-            ["0/w: saved (3, 2) float32, expected (4, 2) float32", "1/steps/0/w: saved (3, 2)"],
+            [
+                "0/w: saved (3, 2) float32, expected (4, 2) float32",
+                "1/displacements/0/w: saved (3, 2)",
+            ],
         ),
         (
             (tritia.difference(0.1), PARAMS),
             (tritia.difference(0.1, accumulator_dtype="bfloat16"), PARAMS),
-            ["1/steps/0/b: saved (2,) float32, expected (2,) bfloat16"],
+            ["1/displacements/0/b: saved (2,) float32, expected (2,) bfloat16"],
         ),
         (
             (tritia.rk4(0.1, mode="transparent"), PARAMS),
@@ -169,12 +174,12 @@ OTHER = {"w": jnp.ones((4, 2)), "b": jnp.ones(2)}
             [f"1/activations/0: saved ({ROWS}, 6) float32, expected ({ROWS + 1}, 6) float32"],
         ),
         (
-            (tritia.tiam(ROWS, weight_step="exact"), LAYERS.params()),
-            (tritia.tiam(ROWS, weight_step="backtracking"), LAYERS.params()),
+            (tritia.tiam(ROWS, kernel_step="exact"), LAYERS.params()),
+            (tritia.tiam(ROWS, kernel_step="backtracking"), LAYERS.params()),
             ["1/tau: saved nothing, expected (2,) float32"],
         ),
     ],
-    ids=["steps", "params", "dtype", "mode", "rows", "weight_step"],
+    ids=["steps", "params", "dtype", "mode", "rows", "kernel_step"],
 )
 def test_another_configuration_is_named(tmp_path, saved, wanted, named):
     (optimizer, params), (other, other_params) = saved, wanted

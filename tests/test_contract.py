@@ -1,5 +1,6 @@
 """Every public transform against every promise that the library makes, one test each."""
 
+import collections
 import functools
 import inspect
 import re
@@ -13,7 +14,8 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from tests.contract import CASES, Case
+import tritia
+from tests.contract import CASES, TREE, TREE_WITH_GRAD_FN, Case
 
 STEPS = 4
 
@@ -22,9 +24,20 @@ def _each(cases: list[Case]) -> Any:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
 
-every_case = _each(CASES)
-every_tree_case = _each([case for case in CASES if case.problem.any_tree])
-every_tuned_case = _each([case for case in CASES if case.numbers])
+# Where something is run, aliases are left out: `test_an_alias_is_its_general_form` stands for them.
+RUN = [case for case in CASES if not case.alias]
+every_factory = _each(CASES)
+every_case = _each(RUN)
+every_tree_case = _each([case for case in RUN if case.problem.any_tree])
+every_tuned_case = _each([case for case in RUN if case.numbers])
+# The layer-wise solvers take seconds to compile for another dtype or sharding.
+every_case_slow_for_solvers = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case.problem.any_tree else pytest.mark.slow, id=case.name)
+        for case in RUN
+    ],
+)
 
 
 def _step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> tuple[Any, Any]:
@@ -38,10 +51,19 @@ def _step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> 
 # all tests of a case, and what can be read off a trace is not compiled at all.
 
 
+_TRACES = collections.Counter()  # of `_usual`'s step, by case
+
+
 @functools.cache
 def _usual(case: Case) -> tuple[Any, Any]:
     optimizer = case.make()
-    return optimizer, jax.jit(functools.partial(_step, case, optimizer))
+
+    @jax.jit
+    def step(params, state):
+        _TRACES[case] += 1
+        return _step(case, optimizer, params, state)
+
+    return optimizer, step
 
 
 @functools.cache
@@ -74,6 +96,71 @@ def _types(tree: Any) -> list[tuple[str, Any, Any, bool]]:
 
 def _close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def _alias(name: str, form: Any, general: Any) -> Any:
+    return pytest.param(form, general, id=name)
+
+
+@pytest.mark.parametrize(
+    ("form", "general"),
+    [
+        *(
+            _alias(
+                f"{family.__name__}{order}",
+                functools.partial(family, order=order),
+                functools.partial(tritia.linear_multistep, scheme=scheme(order)),
+            )
+            for family, scheme, orders in (
+                (tritia.adams_bashforth, tritia.adams_bashforth_scheme, (1, 2, 3, 4, 5)),
+                (tritia.bdf, tritia.bdf_scheme, (1, 2, 3)),
+            )
+            for order in orders
+        ),
+        *(
+            _alias(
+                f"difference{order}{steps}",
+                functools.partial(tritia.difference, order=order, steps=steps),
+                functools.partial(
+                    tritia.linear_multistep, scheme=tritia.difference_scheme(order, steps)
+                ),
+            )
+            for order, steps in tritia.DIFFERENCE_SCHEMES
+        ),
+        *(
+            _alias(
+                f"{method.__name__}_{mode}",
+                functools.partial(method, mode=mode, **stages),
+                lambda rate, scheme=scheme, mode=mode: tritia.runge_kutta(rate, scheme, mode=mode),
+            )
+            for method, stages, scheme in (
+                (tritia.midpoint, {}, "midpoint"),
+                (tritia.heun, {}, "heun"),
+                (tritia.rk4, {}, "rk4"),
+                (tritia.rkc, {"stages": 4, "order": 2}, tritia.ChebyshevScheme(4, 2)),
+            )
+            for mode in ("opaque", "transparent")
+        ),
+    ],
+)
+@pytest.mark.parametrize("schedule", [False, True], ids=["constant", "schedule"])
+def test_an_alias_is_its_general_form(form, general, schedule):
+    """The same program, letter for letter: what holds for the one holds for the other."""
+    rate = optax.cosine_decay_schedule(0.1, 9) if schedule else 0.1
+    params = TREE.params()
+
+    def program(optimizer):
+        extra = TREE_WITH_GRAD_FN.extra(params)
+        return str(
+            jax.make_jaxpr(lambda p, s: optimizer.update(p, s, p, **extra))(
+                params, jax.eval_shape(optimizer.init, params)
+            )
+        )
+
+    ours, theirs = (
+        optax.with_extra_args_support(transform) for transform in (form(rate), general(rate))
+    )
+    assert program(ours) == program(theirs)
 
 
 @every_case
@@ -187,11 +274,17 @@ def test_updates_have_the_dtype_of_the_params(case, dtype):
     updates, after = jax.eval_shape(update, params, state)
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
     assert _types(after) == _types(state)
-    if dtype == "float16":  # the one that overflows first
-        chex.assert_tree_all_finite(jax.jit(update)(params, state))
 
 
-@every_case
+@every_case_slow_for_solvers
+def test_float16_does_not_overflow(case):
+    """It has the least room of all dtypes."""
+    optimizer, params = case.make(), case.problem.params(dtype=jnp.float16)
+    after, state = _run(case, optimizer, params, steps=1)
+    chex.assert_tree_all_finite((after, state))
+
+
+@every_case_slow_for_solvers
 def test_float64_params(case, x64):
     optimizer, params = case.make(), case.problem.params(dtype=jnp.float64)
     types = _types(optimizer.init(params))
@@ -201,7 +294,7 @@ def test_float64_params(case, x64):
     _close(after, _trained(case)[0], 1e-3)
 
 
-@_each([case for case in CASES if case.problem.any_tree and case.complex_params])
+@_each([case for case in RUN if case.problem.any_tree and case.complex_params])
 def test_complex_params(case):
     """A gradient that is real-linear acts on real and imaginary parts alike: rotate and compare."""
     optimizer, params = case.make(), case.problem.params(dtype=jnp.complex64)
@@ -211,7 +304,7 @@ def test_complex_params(case):
     _close(turned, jax.tree.map(lambda w: 1j * w, after), 1e-4)
 
 
-@_each([c for c in CASES if "accumulator_dtype" in inspect.signature(c.factory).parameters])
+@_each([c for c in RUN if "accumulator_dtype" in inspect.signature(c.factory).parameters])
 def test_memory_is_kept_in_accumulator_dtype(case):
     params = case.problem.params(dtype=jnp.bfloat16)
     optimizer = case.make(accumulator_dtype="float32")
@@ -297,7 +390,7 @@ def test_vmap_over_seeds(case):
         _close(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), expected)
 
 
-@every_case
+@every_case_slow_for_solvers
 def test_without_jit(case):
     params = case.problem.params()
     with jax.disable_jit():
@@ -308,23 +401,20 @@ def test_without_jit(case):
 
 @every_case
 def test_one_compilation(case):
-    optimizer, params = case.make(), case.problem.params()
-    state, traces = optimizer.init(params), []
-
-    @jax.jit
-    def step(params, state):
-        traces.append(None)
-        return _step(case, optimizer, params, state)
-
-    for _ in range(STEPS):
-        params, state = step(params, state)
-    assert len(traces) == 1
+    _trained(case)
+    assert _TRACES[case] == 1
 
 
 @every_case
 def test_in_a_chain(case):
-    chained, _ = _run(case, optax.chain(case.make(), optax.identity()), case.problem.params())
-    _close(chained, _trained(case)[0])
+    """The same program as by itself."""
+
+    def program(optimizer):
+        params = case.problem.params()
+        state = jax.eval_shape(optimizer.init, params)
+        return str(jax.make_jaxpr(functools.partial(_step, case, optimizer))(params, state))
+
+    assert program(optax.chain(case.make(), optax.identity())) == program(case.make())
 
 
 @every_tree_case
@@ -349,7 +439,7 @@ def test_masked_leaves_are_passed_through(case):
     chex.assert_trees_all_equal(updates["matrix"], case.problem.gradient(params)["matrix"])
 
 
-@_each([case for case in CASES if case.problem.any_tree and case.masked])
+@_each([case for case in RUN if case.problem.any_tree and case.masked])
 def test_partition(case):
     params = case.problem.params()
     labels = {"matrix": "frozen", "nested": ["trained", {"scalar": "trained"}]}
@@ -359,7 +449,7 @@ def test_partition(case):
     _close(after["nested"], _trained(case)[0]["nested"])
 
 
-@_each([case for case in CASES if case.multi_steps])
+@_each([case for case in RUN if case.multi_steps])
 def test_multi_steps_accumulates_gradients(case):
     optimizer = optax.MultiSteps(case.make(), every_k_schedule=2)
     twice, state = _run(case, optimizer, case.problem.params(), steps=2)
@@ -387,42 +477,28 @@ def test_apply_if_finite_rejects_a_bad_gradient(case):
 
 @every_case
 def test_map_params_sees_every_copy_of_the_params(case):
+    """Those that it should see are found by what they look like, params with params' shapes."""
     optimizer, params = case.make(), case.problem.params()
     _, state = _trained(case)
-    shapes = jax.tree.map(jnp.shape, params, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    structure, shapes = jax.tree.structure(params), list(map(jnp.shape, jax.tree.leaves(params)))
+
+    def is_copy(node):
+        leaves, found = jax.tree.flatten(node)
+        return found == structure and list(map(jnp.shape, leaves)) == shapes
+
+    copies = list(filter(is_copy, jax.tree.leaves(state, is_leaf=is_copy)))
     seen = []
-
-    def visit(leaf, shape):
-        seen.append(leaf.shape == shape)
-        return leaf
-
     mapped = optax.tree.map_params(
-        optimizer, visit, state, jax.tree.map(_Shape, shapes, is_leaf=_is_shape)
+        optimizer, lambda leaf, param: seen.append((leaf, param)) or leaf, state, params
     )
     chex.assert_trees_all_equal(mapped, state)
-    assert all(seen)
-    copies = len(seen)
-    per_copy = len(jax.tree.leaves(params))
-    assert copies % per_copy == 0
+    expected = [
+        pair for copy in copies for pair in zip(*map(jax.tree.leaves, (copy, params)), strict=True)
+    ]
+    assert [tuple(map(id, pair)) for pair in seen] == [tuple(map(id, pair)) for pair in expected]
 
 
-class _Shape:
-    """A leaf that compares equal to a shape."""
-
-    def __init__(self, shape):
-        self.shape = shape
-
-    def __eq__(self, other):
-        return self.shape == other
-
-    __hash__ = None
-
-
-def _is_shape(node: Any) -> bool:
-    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
-
-
-@every_case
+@every_case_slow_for_solvers
 def test_shardings_are_kept(case):
     """Params on two devices stay there, and so does every copy of them in the state."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -477,7 +553,7 @@ def test_empty_scalar_and_none_leaves(case):
     assert after["a"] != 2.0
 
 
-@every_case
+@every_factory
 def test_wrong_arguments_name_the_argument(case):
     for arguments, error, message in case.bad:
         with pytest.raises(error, match=message):
@@ -500,7 +576,7 @@ def test_a_static_argument_that_is_injected_says_so(case):
                 )
 
 
-@_each([case for case in CASES if case.problem.missing])
+@_each([case for case in RUN if case.problem.missing])
 def test_a_missing_extra_argument_says_what_to_pass(case):
     optimizer, params = case.make(), case.problem.params()
     extra = case.problem.extra(params)
@@ -522,10 +598,12 @@ def test_a_saved_state_goes_on_bit_for_bit(case, tmp_path):
         restored = checkpointer.restore(tmp_path / "saved", template)
     chex.assert_trees_all_equal(restored, halfway)
     assert _types(restored) == _types(halfway)
-    chex.assert_trees_all_equal(step(*restored), step(*halfway))
+    # As arrays that no device was chosen for, as the others are: `step` is not compiled again.
+    again = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored)
+    chex.assert_trees_all_equal(step(*again), step(*halfway))
 
 
-@every_case
+@every_factory
 def test_the_docstring_is_complete(case):
     doc = inspect.getdoc(case.factory)
     for section in ("Args:", "Returns:", "Raises:", "References:", "Examples:", ".. math::", ">>>"):

@@ -15,9 +15,21 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import tritia
 from benchmarks import programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_compilation_cache():
+    """A program that is read from it does not know all that is counted here."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # the setting is read once
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
 
 PARAMS = {"kernel": jnp.ones((64, 48)), "more": [jnp.ones(256), jnp.ones((32, 64))]}
 
@@ -65,7 +77,11 @@ COSTS = [
     (tritia.adams_bashforth(0.1, 1), SGD, Cost(0, 0, 3, 2)),
     (tritia.linear_multistep(0.1, tritia.heavy_ball_scheme("9/10")), MOMENTUM, Cost(1, 0, 6, 4)),
     (tritia.adams_bashforth(0.1, 2), OPTIMISTIC, Cost(1, 1, 8, 4)),
-    (tritia.triple_inertia(SGD, 0.9, 0.9, 0.1), NESTEROV, Cost(1, 0, 7, 9)),
+    (
+        tritia.triple_inertia(SGD, predict=0.9, evaluate=0.9, correct=0.1),
+        NESTEROV,
+        Cost(1, 0, 7, 9),
+    ),
     (tritia.difference(0.1, 2, 3), ADAM, Cost(2, 0, 12, 12)),
     (tritia.bdf(0.1, 2), ADAM, Cost(2, 0, 9, 6)),
     # More memory than any of Optax: one copy beside it, however much it is.
@@ -103,7 +119,7 @@ def test_a_transparent_stage_copies_no_more_than_it_did(tableau, state, temporar
 
 def test_triple_inertia_on_bfloat16_copies_no_more_than_its_memory():
     params = optax.tree.cast(PARAMS, jnp.bfloat16)
-    found = _cost(tritia.triple_inertia(SGD, 0.9, 0.9, 0.1), params)
+    found = _cost(tritia.triple_inertia(SGD, predict=0.9, evaluate=0.9, correct=0.1), params)
     assert found.temporary <= 1 + ROOM.temporary  # sums in float32 would be two more
 
 
@@ -120,8 +136,10 @@ def test_a_schedule_is_worked_out_once_and_not_for_each_array():
         lambda rate: tritia.difference(rate, 3, 6),
         lambda rate: tritia.bdf(rate, 2),
         lambda rate: tritia.heun(rate, mode="transparent"),
-        lambda rate: tritia.triple_inertia(optax.adam(rate), 0.5, 0.5, 0.1),
-        lambda rate: tritia.triple_momentum(lambda count: 1 / rate(count), 0.1),
+        lambda rate: tritia.triple_inertia(
+            optax.adam(rate), predict=0.5, evaluate=0.5, correct=0.1
+        ),
+        lambda rate: tritia.triple_momentum(lambda count: 1 / rate(count), strong_convexity=0.1),
     ],
 )
 def test_a_run_with_a_schedule_is_compiled_once(make):
@@ -141,28 +159,63 @@ def test_a_run_with_a_schedule_is_compiled_once(make):
     assert step._cache_size() == 1
 
 
-def _products_of_an_update(depth: int) -> int:
-    """Those of an update of TIAM that goes on from the params that the last one led to."""
+def _update_of_tiam(depth: int, **settings: Any) -> Any:
+    """The program of an update that goes on from the params that the last one led to."""
     sizes = (6, *(5,) * (depth - 1), 3)
     params = [
         {"kernel": jnp.ones((i, o)), "bias": jnp.ones(o)} for i, o in itertools.pairwise(sizes)
     ]
-    solver = tritia.tiam(8, coupling="penalty", weight_step="exact", sweep="backward")
+    solver = tritia.tiam(8, **settings)
     update = functools.partial(solver.update, None)
     examples = {"inputs": jnp.ones((8, 6)), "targets": jnp.arange(8) % 3}
-    program = jax.make_jaxpr(update)(solver.init(params), params, **examples)
+    return jax.make_jaxpr(update)(solver.init(params), params, **examples)
+
+
+def _matrix_products(program: Any) -> int:
     return programs.products(program, lambda product: 1)
 
 
-def test_matrix_products_of_a_sweep_grow_by_nine_a_layer():
+def test_matrix_products_of_a_block_pass_grow_by_nine_a_layer():
     """13 with 2 layers and 22 with 3.
 
     A fit that is not kept, as an objective computed in full, adds one a layer.
     """
-    two, three, five = (_products_of_an_update(depth) for depth in (2, 3, 5))
+    method = {"coupling": "penalty", "kernel_step": "exact", "block_order": "backward"}
+    two, three, five = (_matrix_products(_update_of_tiam(depth, **method)) for depth in (2, 3, 5))
     assert three <= 22
     assert three - two <= 9
     assert five - three <= 2 * 9  # linear in the depth
+
+
+def test_equal_coefficients_of_inertia_need_not_be_one_object():
+    """Where c and e are known to be one point, its product with the inputs is taken once."""
+    number, again = 0.5, float("0.5")
+    assert number is not again
+    one, two, other = (
+        _update_of_tiam(3, kernel_step="line_search", inertia=tritia.Inertia(number, evaluate, 0.0))
+        for evaluate in (number, again, 0.25)
+    )
+    assert _matrix_products(two) == _matrix_products(one) < _matrix_products(other)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"kernel_step": "exact", "tau": 0.1}, {"kernel_step": "exact", "coupling": "inequality"}],
+    ids=str,
+)
+def test_equal_coefficients_of_inertia_make_one_program(method):
+    number, again = 0.5, float("0.5")
+
+    def program(evaluate, correct):
+        kinds = {
+            "kernels": tritia.Inertia(number, number, number),
+            "biases": tritia.Inertia(0.0, 0.0, correct),
+            "activations": tritia.Inertia(number, evaluate, number),
+        }
+        return str(_update_of_tiam(3, inertia=kinds, **method))
+
+    assert program(again, again) == program(number, number)
+    assert program(number, 0.25) != program(number, number)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ def lockstep_cond(
 ) -> Any:
     """`jax.lax.cond` that stays a conditional under `jax.vmap`.
 
-    A batched predicate turns `lax.cond` into a select that computes both sides at every step: what
-    should happen in the first step alone, or in every hundredth, then happens always. Here the
-    batch computes `true_fn` where any of its members wants it, and each member selects its own; for
-    members whose counts agree, as in a sweep, that is never more than without the batch.
+    A batched predicate turns `lax.cond` into a select that computes both sides at every step, also
+    what is due in the first step only, or in every hundredth. Here the batch computes `true_fn`
+    where the predicate of any member is true, and each member selects its own result; for members
+    whose counts agree, as in a sweep, that is never more than without the batch.
 
     Args:
       predicate: (), bool.
@@ -40,11 +40,11 @@ def lockstep_cond(
     def batch(axis_size: int, batched: Any, predicate: jax.Array, operands: Any) -> Any:
         axes = jax.tree.map(lambda flag: 0 if flag else None, tuple(batched[1]))
 
-        def over_lanes(function: Callable[..., Any]) -> Callable[..., Any]:
+        def over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
             return jax.vmap(function, in_axes=axes, axis_size=axis_size)
 
         if not batched[0]:
-            result = lockstep_cond(predicate, over_lanes(true_fn), over_lanes(false_fn), *operands)
+            result = lockstep_cond(predicate, over_batch(true_fn), over_batch(false_fn), *operands)
         else:
 
             def each_its_own(wanted: jax.Array, *operands: Any) -> Any:
@@ -52,12 +52,12 @@ def lockstep_cond(
                     shape = wanted.shape + (1,) * (yes.ndim - 1)
                     return jnp.where(wanted.reshape(shape), yes, no)
 
-                yes, no = (over_lanes(side)(*operands) for side in (true_fn, false_fn))
+                yes, no = (over_batch(side)(*operands) for side in (true_fn, false_fn))
                 return jax.tree.map(choose, yes, no)
 
             def none(wanted: jax.Array, *operands: Any) -> Any:
                 del wanted
-                return over_lanes(false_fn)(*operands)
+                return over_batch(false_fn)(*operands)
 
             result = lockstep_cond(jnp.any(predicate), each_its_own, none, predicate, *operands)
         return result, jax.tree.map(lambda _: True, result)
@@ -69,9 +69,9 @@ def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `jax.vmap` call a function of arrays once per member on the CPU, batched elsewhere.
 
     For LAPACK: a batched call hands its members to XLA's thread pool and waits for them inside that
-    pool, so two batched calls that run at once on two cores wait for each other for ever
-    (https://github.com/jax-ml/jax/issues/39292 has more that goes wrong). Called one at a time they
-    don't use the pool.
+    pool, so two batched calls that run at once on two cores can deadlock
+    (https://github.com/jax-ml/jax/issues/39292 describes related failures). Called one at a time
+    they don't use the pool.
     """
 
     @jax.custom_batching.custom_vmap

@@ -40,8 +40,8 @@ def check_restorable(saved: Any, expected: Any) -> None:
       Traceback (most recent call last):
       ...
       ValueError: the checkpoint is of another configuration:
+        displacements/2/w: saved nothing, expected (2,) float32
         step_sizes: saved (2,) float32, expected (3,) float32
-        steps/2/w: saved nothing, expected (2,) float32
     """
     # A step's metadata wraps the tree's.
     there, wanted = _leaves(getattr(saved, "item_metadata", saved)), _leaves(expected)

@@ -4,6 +4,10 @@ XLA does so only where it knows that everything that reads the buffer comes firs
 copy. It does not know the order of two writes to different slots, nor that a step is computed
 before the memory is overwritten, unless one needs a result of the other. Conditionals give such
 results: a `token` is a boolean that is always True.
+
+Under `jax.vmap` a conditional whose predicate differs between members becomes a select of both
+branches, as `jnp.where` would be: no slower for two ring slots, which then still need no copy, and
+about as fast for more. `python -m benchmarks.scaling batch` times it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,15 @@ def compute_dtype(*leaves: Any) -> Any:
     return jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
 
 
+def find_states(tree: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """Returns the optimizer states of these types, wherever they sit in a tree."""
+
+    def is_state(node: Any) -> bool:
+        return isinstance(node, kinds)
+
+    return [node for node in jax.tree.leaves(tree, is_leaf=is_state) if is_state(node)]
+
+
 def is_none(leaf: Any) -> bool:
     """Tells a leaf without an update, for `is_leaf`: None, as masks make it."""
     return leaf is None

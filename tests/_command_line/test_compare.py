@@ -15,8 +15,9 @@ import pytest
 
 import tritia
 from tests._compare.files import write_cora, write_mnist
-from tritia._command_line.compare import main
-from tritia._compare import experiment, optimizers, results, training, tuning
+from tritia._command_line.main import main
+from tritia._compare import experiment, folder, optimizers, results, training, tuning
+from tritia._compare.errors import UsageError
 
 SMALL = ["compare", "--dataset", "wine", "--seeds", "2", "--epochs", "2", "--hidden", "4"]
 QUICK = [*SMALL, "--no-tune", "--optimizers", "sgd,momentum"]
@@ -60,11 +61,11 @@ def test_a_run_leaves_its_results(tuned):
     assert not list(tuned.rglob(".*"))  # no temporary file
     assert (tuned / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((tuned / "config.json").read_text())
-    assert config["arguments"]["--optimizers"] == ["sgd", "adams_bashforth2"]
+    assert config["arguments"]["optimizers"] == ["sgd", "adams_bashforth2"]
     assert config["versions"]["tritia"] == tritia.__version__
     assert {"python", "jax", "jaxlib", "optax", "flax", "numpy"} <= set(config["versions"])
     assert len(config["dataset"]["sha256"]) == 64
-    assert config["seeds"] == [0, 1]
+    assert config["arguments"]["seeds"] == 2
     assert config["device"]
 
 
@@ -148,7 +149,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
 def test_a_killed_process_leaves_whole_files_and_is_resumed(tmp_path, quick):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tritia._command_line.compare", *QUICK, "--out", str(out)]
+    command = [sys.executable, "-m", "tritia", *QUICK, "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -166,11 +167,11 @@ def test_a_killed_process_leaves_whole_files_and_is_resumed(tmp_path, quick):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["--epochs", "3"], "a run with --epochs 2, this one has --epochs 3"),
-        (["--optimizers", "sgd"], "--optimizers sgd,momentum, this one has --optimizers sgd;"),
-        (["--learning-rate", "0.2"], "--learning-rate (not given), this one has"),
-        (["--hidden", "none"], "--hidden 4, this one has --hidden none;"),
-        (["--dataset", "digits"], "--dataset wine, this one has --dataset digits"),
+        (["--epochs", "3"], "a run with epochs 2, this one has epochs 3"),
+        (["--optimizers", "sgd"], "optimizers sgd,momentum, this one has optimizers sgd;"),
+        (["--learning-rate", "0.2"], "learning rate not given, this one has"),
+        (["--hidden", "none"], "hidden 4, this one has hidden none;"),
+        (["--dataset", "digits"], "dataset wine, this one has dataset digits"),
     ],
 )
 def test_other_arguments_in_the_same_folder_are_refused(quick, capsys, changed, words):
@@ -181,20 +182,20 @@ def test_other_arguments_in_the_same_folder_are_refused(quick, capsys, changed, 
 
 def test_other_data_and_other_versions_in_the_same_folder_are_refused(tmp_path):
     config = {
-        "arguments": {"--seeds": 2},
+        "arguments": {"seeds": 2},
         "dataset": {"name": "wine", "sha256": "a"},
         "versions": {"jax": "1"},
         "device": "cpu",
     }
-    assert not results.open_folder(tmp_path, config)
-    assert results.open_folder(tmp_path, config)
+    assert not folder.open_folder(tmp_path, config, results.OUTPUTS)
+    assert folder.open_folder(tmp_path, config, results.OUTPUTS)
     for key, value, words in (
         ("dataset", {"name": "wine", "sha256": "b"}, "other data"),
         ("versions", {"jax": "2"}, "made with jax 1, this is 2"),
         ("device", "gpu", "made with device cpu"),
     ):
-        with pytest.raises(results.UsageError, match=words):
-            results.open_folder(tmp_path, {**config, key: value})
+        with pytest.raises(UsageError, match=words):
+            folder.open_folder(tmp_path, {**config, key: value}, results.OUTPUTS)
 
 
 def test_a_folder_with_somebody_elses_files_is_left_alone(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tritia._command_line import sweep_options
-from tritia._command_line.compare import main
+from tritia._command_line.main import main
 
 SMALL = ["sweep", "--dataset", "wine", "--seeds", "2", "--epochs", "3", "--hidden", "4"]
 
@@ -69,6 +69,8 @@ def test_draws_of_several_numbers_with_halving(tmp_path):
         (["--memory", "much"], ["'MUCH' is not a number"]),
         (["--memory", "1KB"], ["--memory", "one setting with one seed"]),
         (["--halving"], ["--epochs", "need 9 at least"]),
+        (["--epochs", "two"], ["'two' is not a whole number"]),
+        (["--colour", "red"], ["unrecognized arguments: --colour red"]),
         (["--optimizer", "cocob"], ["no numbers to sweep"]),
     ],
 )
@@ -76,6 +78,7 @@ def test_what_cannot_be_done_is_said_in_one_line(capsys, arguments, words):
     assert main([*SMALL, *arguments]) == 2
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1, shown.err
+    assert shown.err.startswith("tritia sweep: ")
     for word in words:
         assert word in shown.err
 

@@ -222,7 +222,7 @@ def two_gradients(learning_rate):
 def test_an_optimizer_can_ask_for_the_gradient_elsewhere(wine):
     heun = Optimizer(
         "heun",
-        lambda setting, problem: two_gradients(setting["learning_rate"]),
+        lambda setting, task: two_gradients(setting["learning_rate"]),
         0.1,
         gradients_per_step=2,
         extra="grad_fn",
@@ -240,17 +240,17 @@ def test_an_optimizer_can_ask_for_the_loss(wine):
 
 
 def test_an_optimizer_can_ask_for_examples_and_report_diagnostics(wine):
-    task = wine.net.task
+    kind = wine.net.task
 
-    def build(setting, problem):
-        assert problem.rows == wine.training_rows
+    def build(setting, task):
+        assert task.rows == wine.training_rows
 
         def update(updates, state, params, *, inputs, targets):
             assert updates is None
-            assert inputs.shape[0] == problem.rows
+            assert inputs.shape[0] == task.rows
 
             def loss(params):
-                return jnp.mean(network.row_losses(task, wine.net.apply(params, inputs), targets))
+                return jnp.mean(network.row_losses(kind, wine.net.apply(params, inputs), targets))
 
             value, gradient = jax.value_and_grad(loss)(params)
             step = jax.tree.map(lambda g: -setting["rate"] * g, gradient)

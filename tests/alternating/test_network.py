@@ -1,5 +1,6 @@
 """Finding layers in a pytree: Flax's own, plain ones, and those that are refused."""
 
+import functools
 import itertools
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from tritia.alternating._network import find_layers, layers_of, like_params
+from tritia.alternating import _network
+from tritia.alternating._network import layers_of, like_params
+
+find_layers = functools.partial(_network.find_layers, solver="tiam")
 
 
 def dense(*sizes, bias=True):
@@ -81,11 +85,11 @@ def test_layer_order():
     [
         (
             {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}},
-            r"layer 'Conv_0' has a kernel of shape \(3, 3, 1, 8\): that is a convolution",
+            r"layer 'Conv_0' has a kernel of shape \(3, 3, 1, 8\), which is that of a convolution",
         ),
         (
             {"Dense_0": dense(3, 4)[0], "LayerNorm_0": {"scale": jnp.ones(4)}},
-            r"'LayerNorm_0/scale' of shape \(4,\).*no normalisation",
+            r"'LayerNorm_0/scale' of shape \(4,\).*without normalisation",
         ),
         (
             {"layers": [dense(3, 4)[0], dense(5, 2)[0]]},
@@ -97,11 +101,14 @@ def test_layer_order():
             {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(2)}},
             r"kernel of shape \(2, 3\) and a bias of shape \(2,\); the bias must have shape \(3,\)",
         ),
-        ({"a": {"kernel": jnp.ones(3)}}, r"kernel of shape \(3,\): that is no dense layer"),
+        (
+            {"a": {"kernel": jnp.ones(3)}},
+            r"kernel of shape \(3,\), which is not that of a dense layer",
+        ),
         ({}, "params has no layers"),
     ],
 )
-def test_what_is_no_multilayer_perceptron_is_refused(params, message):
+def test_params_of_other_layers_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         find_layers(params)
 

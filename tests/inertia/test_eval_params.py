@@ -16,7 +16,7 @@ START = {"a": jnp.array([1.0, -2.0]), "b": {"c": jnp.array(0.5)}}
 
 
 def inertia(rate=RATE):
-    return tritia.triple_inertia(optax.sgd(rate), P1, P2, 0.0)
+    return tritia.triple_inertia(optax.sgd(rate), predict=P1, evaluate=P2)
 
 
 def gradient(params):
@@ -53,7 +53,7 @@ def assert_close(actual, expected):
     [
         inertia(),
         optax.chain(optax.identity(), optax.chain(optax.trace(0.0), inertia())),
-        optax.inject_hyperparams(tritia.triple_inertia)(optax.sgd(RATE), P1, P2, 0.0),
+        optax.inject_hyperparams(tritia.triple_inertia)(optax.sgd(RATE), predict=P1, evaluate=P2),
         optax.apply_if_finite(inertia(), 3),
         optax.masked(inertia(), lambda p: jax.tree.map(lambda x: True, p)),
         optax.partition({"x": inertia(), "y": inertia()}, {"a": "x", "b": "y"}),
@@ -149,7 +149,9 @@ def test_found_in_an_nnx_optimizer(partly):
 
 def test_result_keeps_the_params_dtype_and_is_jittable():
     params = {"w": jnp.ones(3, jnp.bfloat16), "none": None, "empty": {}}
-    solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.0, accumulator_dtype="float32")
+    solver = tritia.triple_inertia(
+        optax.sgd(0.1), predict=0.9, evaluate=0.9, accumulator_dtype="float32"
+    )
     state = solver.init(params)
     updates, state = solver.update(params, state, params)
     params = optax.apply_updates(params, updates)

@@ -49,7 +49,7 @@ def assert_close(actual, expected, **tolerance):
     ids=["sgd", "adam", "adamw", "momentum"],
 )
 def test_all_zero_is_inner_bit_for_bit(inner, jit):
-    wrapped, state = train(tritia.triple_inertia(inner, 0.0, 0.0, 0.0), jit=jit)
+    wrapped, state = train(tritia.triple_inertia(inner), jit=jit)
     plain, _ = train(inner, jit=jit)
     jax.tree.map(np.testing.assert_array_equal, wrapped, plain)
     last = jax.tree.map(lambda x: jnp.asarray(x[-1]), wrapped)
@@ -57,13 +57,13 @@ def test_all_zero_is_inner_bit_for_bit(inner, jit):
 
 
 def test_predict_alone_is_heavy_ball():
-    wrapped, _ = train(tritia.triple_inertia(optax.sgd(RATE), 0.8, 0.0, 0.0))
+    wrapped, _ = train(tritia.triple_inertia(optax.sgd(RATE), predict=0.8))
     heavy_ball, _ = train(optax.sgd(RATE, momentum=0.8))
     assert_close(wrapped, heavy_ball, rtol=1e-4, atol=1e-6)
 
 
 def test_predict_and_evaluate_are_nesterov_at_the_same_params():
-    wrapped, state = train(tritia.triple_inertia(optax.sgd(RATE), 0.8, 0.8, 0.0))
+    wrapped, state = train(tritia.triple_inertia(optax.sgd(RATE), predict=0.8, evaluate=0.8))
     nesterov, trace_state = train(optax.sgd(RATE, momentum=0.8, nesterov=True))
     # Both loops' params are the evaluation point e ...
     assert_close(wrapped, nesterov, rtol=1e-4, atol=1e-6)
@@ -78,15 +78,17 @@ def test_predict_and_evaluate_are_nesterov_at_the_same_params():
 
 @pytest.mark.parametrize("correction", [-0.5, 0.3])
 def test_correct_alone_scales_the_step(correction):
-    wrapped, _ = train(tritia.triple_inertia(optax.sgd(RATE), 0.0, 0.0, correction))
+    wrapped, _ = train(tritia.triple_inertia(optax.sgd(RATE), correct=correction))
     scaled, _ = train(optax.sgd(RATE * (1.0 + correction)))
     assert_close(wrapped, scaled, rtol=1e-4, atol=1e-6)
 
 
 def test_unconstrained_correction_is_a_change_of_the_other_numbers():
     # (p1, p2, p3) with a learning rate h is (p1 (1 + p3), p2, 0) with (1 + p3) h.
-    wrapped, _ = train(tritia.triple_inertia(optax.sgd(RATE), 0.5, 0.3, 0.4))
-    other, _ = train(tritia.triple_inertia(optax.sgd(1.4 * RATE), 0.7, 0.3, 0.0))
+    wrapped, _ = train(
+        tritia.triple_inertia(optax.sgd(RATE), predict=0.5, evaluate=0.3, correct=0.4)
+    )
+    other, _ = train(tritia.triple_inertia(optax.sgd(1.4 * RATE), predict=0.7, evaluate=0.3))
     assert_close(wrapped, other, rtol=1e-4, atol=1e-6)
 
 
@@ -94,7 +96,7 @@ def test_all_three_against_a_loop_written_by_hand(x64):
     p1, p2, p3 = 0.7, 0.4, 0.2
     gradient = jax.grad(lambda w: jnp.sum(jnp.cosh(w) * jnp.array([4.0, 1.0, 0.25])))
     u = u_previous = np.array([1.0, -2.0, 0.5])
-    solver = tritia.triple_inertia(optax.sgd(RATE), p1, p2, p3)
+    solver = tritia.triple_inertia(optax.sgd(RATE), predict=p1, evaluate=p2, correct=p3)
     params = jnp.array(u)
     state = solver.init(params)
     for _ in range(30):
@@ -114,7 +116,7 @@ def test_scheduled_nesterov_against_the_textbook(x64):
     gradient = jax.grad(lambda w: jnp.sum(jnp.cosh(w) * jnp.array([4.0, 1.0, 0.25])))
     x = y = np.array([1.0, -2.0, 0.5])
     momentum = tritia.nesterov_schedule()
-    solver = tritia.triple_inertia(optax.sgd(RATE), momentum, momentum, 0.0)
+    solver = tritia.triple_inertia(optax.sgd(RATE), predict=momentum, evaluate=momentum)
     params = jnp.array(x)
     state = solver.init(params)
     for k in range(1, 40):
@@ -141,7 +143,9 @@ def test_different_schedules_are_read_at_the_documented_step(x64):
     def gradient(w):
         return 3.0 * w
 
-    solver = tritia.triple_inertia(optax.sgd(0.1), predict, evaluate, correct)
+    solver = tritia.triple_inertia(
+        optax.sgd(0.1), predict=predict, evaluate=evaluate, correct=correct
+    )
     u, d = 1.0, 0.0
     params = jnp.array(1.0)
     state = solver.init(params)

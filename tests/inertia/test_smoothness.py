@@ -81,7 +81,7 @@ def test_gives_a_step_size_that_converges():
     matrix = symmetric([0.1, 1.0, 5.0])
     loss = lambda w: 0.5 * w @ matrix @ w  # noqa: E731
     smoothness = 1.01 * tritia.estimate_smoothness(loss, jnp.ones(3), KEY)
-    solver = tritia.triple_momentum(smoothness, 0.1)
+    solver = tritia.triple_momentum(smoothness, strong_convexity=0.1)
 
     @jax.jit
     def step(params, state):

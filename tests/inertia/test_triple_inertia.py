@@ -27,10 +27,14 @@ def run(solver, gradient, params, steps):
 # Constraints.
 
 
+def named(coefficients):
+    return dict(zip(("predict", "evaluate", "correct"), coefficients, strict=True))
+
+
 @jax.jit
 def projected_step(coefficients, target, params, state):
     projection = optax.projections.projection_non_negative
-    solver = tritia.triple_inertia(optax.sgd(0.3), *coefficients, projection=projection)
+    solver = tritia.triple_inertia(optax.sgd(0.3), **named(coefficients), projection=projection)
     state = solver.init(params) if state is None else state
     updates, state = solver.update(params - target, state, params)
     params = optax.apply_updates(params, updates)
@@ -62,7 +66,9 @@ def test_iterate_stays_feasible(coefficients, target):
 def test_projected_descent_finds_the_constrained_minimum(projection):
     # The nearest point of the set to the target is the target's projection.
     target = jnp.array([0.9, 0.6, -0.4])
-    solver = tritia.triple_inertia(optax.sgd(0.3), 0.4, 0.4, 0.2, projection=projection)
+    solver = tritia.triple_inertia(
+        optax.sgd(0.3), predict=0.4, evaluate=0.4, correct=0.2, projection=projection
+    )
     params, state = run(solver, lambda w: w - target, jnp.array([0.2, 0.3, 0.5]), 60)
     np.testing.assert_allclose(
         tritia.eval_params(state, params), projection(target), rtol=1e-4, atol=1e-5
@@ -77,9 +83,13 @@ def test_projected_steps_against_a_loop_written_by_hand(x64):
     p1, p2, p3 = 0.6, 0.3, 0.5
     curvature, target = np.array([1.0, 3.0, 0.3]), np.array([2.0, -1.0, 0.5])
     projection = lambda w: optax.projections.projection_l2_ball(w, 0.8)  # noqa: E731
-    solver = tritia.triple_inertia(optax.sgd(0.2), p1, p2, p3, projection=projection)
+    solver = tritia.triple_inertia(
+        optax.sgd(0.2), predict=p1, evaluate=p2, correct=p3, projection=projection
+    )
     # Were the correction a rescaling, as it is without a constraint, this would be the same method.
-    rescaled = tritia.triple_inertia(optax.sgd(0.3), 1.5 * p1, p2, 0.0, projection=projection)
+    rescaled = tritia.triple_inertia(
+        optax.sgd(0.3), predict=1.5 * p1, evaluate=p2, projection=projection
+    )
     u = u_previous = np.array([0.1, 0.7, 0.0])
     params = other = jnp.array(u)
     state, other_state = solver.init(params), rescaled.init(params)
@@ -104,7 +114,7 @@ def test_between_bounds_a_correction_is_a_rescaling(x64):
     for rate, coefficients in ((0.2, (0.6, 0.3, 0.5)), (0.3, (0.9, 0.3, 0.0))):
         solver = tritia.triple_inertia(
             optax.sgd(rate),
-            *coefficients,
+            **named(coefficients),
             projection=lambda w: optax.projections.projection_box(w, 0.0, 0.8),
         )
         params, state = run(
@@ -138,7 +148,7 @@ def test_gradient_restart_against_a_loop_written_by_hand(x64, is_complex):
     start = np.array([1.0 + 2.0j, -1.0 + 0.5j]) if is_complex else np.array([1.0, -1.0])
     expected, restarts = reference_with_restart(lambda w: curvature * w, start, 1.0, 0.98, 80)
     assert restarts >= 2
-    solver = tritia.triple_inertia(optax.sgd(1.0), 0.98, 0.98, 0.0, restart="gradient")
+    solver = tritia.triple_inertia(optax.sgd(1.0), predict=0.98, evaluate=0.98, restart="gradient")
 
     def loss(w):
         return 0.5 * jnp.sum(curvature * jnp.abs(w) ** 2)
@@ -160,7 +170,9 @@ def test_restart_saves_a_run_with_too_much_momentum():
 
     final = {}
     for restart in (None, "gradient"):
-        solver = tritia.triple_inertia(optax.sgd(1.0), 0.999, 0.999, 0.0, restart)
+        solver = tritia.triple_inertia(
+            optax.sgd(1.0), predict=0.999, evaluate=0.999, restart=restart
+        )
         params, state = run(solver, jax.grad(loss), jnp.array([1.0, 1.0]), 100)
         final[restart] = float(loss(tritia.eval_params(state, params)))
     assert final["gradient"] < 1e-4 * final[None]
@@ -169,9 +181,9 @@ def test_restart_saves_a_run_with_too_much_momentum():
 def test_restart_needs_gradients():
     anything = optax.stateless(lambda updates, params: jax.tree.map(jnp.zeros_like, params))
     params = {"w": jnp.ones(2)}
-    free = tritia.triple_inertia(anything, 0.5, 0.5, 0.0)
+    free = tritia.triple_inertia(anything, predict=0.5, evaluate=0.5)
     free.update(None, free.init(params), params)
-    solver = tritia.triple_inertia(anything, 0.5, 0.5, 0.0, restart="gradient")
+    solver = tritia.triple_inertia(anything, predict=0.5, evaluate=0.5, restart="gradient")
     with pytest.raises(ValueError, match="restart='gradient' needs gradients"):
         solver.update(None, solver.init(params), params)
 
@@ -184,7 +196,12 @@ def test_restart_needs_gradients():
 @pytest.mark.parametrize("extra", [{}, {"restart": "gradient"}, {"projection": lambda w: w}])
 def test_state_and_updates_keep_their_types(dtype, accumulator, extra):
     solver = tritia.triple_inertia(
-        optax.sgd(0.1), 0.9, jnp.array(0.9), lambda t: 0.1, accumulator_dtype=accumulator, **extra
+        optax.sgd(0.1),
+        predict=0.9,
+        evaluate=jnp.array(0.9),
+        correct=lambda t: 0.1,
+        accumulator_dtype=accumulator,
+        **extra,
     )
     params = {"w": jnp.ones((2, 3), dtype), "none": None, "scalar": jnp.ones((), dtype), "e": {}}
     state = solver.init(params)
@@ -202,7 +219,7 @@ def test_float32_memory_keeps_the_velocity_of_bfloat16_params():
     velocity = {}
     for accumulator in (None, "float32"):
         solver = tritia.triple_inertia(
-            optax.scale(-1.0), 0.999, 0.0, 0.0, accumulator_dtype=accumulator
+            optax.scale(-1.0), predict=0.999, accumulator_dtype=accumulator
         )
         params = jnp.zeros((), jnp.bfloat16)
 
@@ -242,16 +259,18 @@ def test_injected_coefficients_take_effect_without_recompiling():
 def test_projection_under_inject_hyperparams():
     projection = optax.projections.projection_non_negative
     static = optax.inject_hyperparams(tritia.triple_inertia, static_args="projection")
-    solver = static(optax.sgd(1.0), 0.5, 0.5, 0.0, projection=projection)
+    solver = static(optax.sgd(1.0), predict=0.5, evaluate=0.5, projection=projection)
     params, state = run(solver, lambda w: jnp.ones_like(w), jnp.array([0.5]), 3)
     np.testing.assert_array_equal(tritia.eval_params(state, params), 0.0)
     with pytest.raises(TypeError, match=r"projection is static.*static_args"):
-        tritia.triple_inertia(optax.sgd(1.0), 0.5, 0.5, 0.0, projection=jnp.array(1.0))
+        tritia.triple_inertia(optax.sgd(1.0), predict=0.5, evaluate=0.5, projection=jnp.array(1.0))
 
 
 def test_no_buffer_is_shared_and_all_can_be_donated():
     momentum = jnp.array(0.5)
-    solver = tritia.triple_inertia(optax.sgd(0.1), momentum, momentum, momentum, output=momentum)
+    solver = tritia.triple_inertia(
+        optax.sgd(0.1), predict=momentum, evaluate=momentum, correct=momentum, output=momentum
+    )
     params = {"a": jnp.ones(4), "b": jnp.ones(())}
     state = solver.init(params)
 
@@ -281,7 +300,7 @@ def test_no_buffer_is_shared_and_all_can_be_donated():
 
 def test_vmap_over_coefficients_is_a_loop_over_them():
     def final(coefficients):
-        solver = tritia.triple_inertia(optax.sgd(0.1), *coefficients, restart="gradient")
+        solver = tritia.triple_inertia(optax.sgd(0.1), **named(coefficients), restart="gradient")
 
         def step(carry, _):
             params, state = carry
@@ -302,7 +321,7 @@ def test_vmap_over_coefficients_is_a_loop_over_them():
 
 def test_extra_arguments_reach_inner():
     solver = tritia.triple_inertia(
-        optax.chain(optax.scale(-1.0), optax.scale_by_backtracking_linesearch(20)), 0.0, 0.0, 0.0
+        optax.chain(optax.scale(-1.0), optax.scale_by_backtracking_linesearch(20))
     )
 
     def loss(w):
@@ -324,7 +343,7 @@ def test_inner_sees_the_evaluation_point():
         seen.append(float(params))
         return updates
 
-    solver = tritia.triple_inertia(optax.stateless(spy), 0.0, 0.5, 0.0)
+    solver = tritia.triple_inertia(optax.stateless(spy), evaluate=0.5)
     params = jnp.array(0.0)
     state = solver.init(params)
     for _ in range(2):
@@ -336,20 +355,22 @@ def test_inner_sees_the_evaluation_point():
 
 
 def test_params_are_optional_without_a_projection():
-    solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.1)
+    solver = tritia.triple_inertia(optax.sgd(0.1), predict=0.9, evaluate=0.9, correct=0.1)
     grads = jnp.ones(2, jnp.bfloat16)
     with_params, _ = solver.update(grads, solver.init(grads), grads)
     without, _ = solver.update(grads, solver.init(grads))
     np.testing.assert_array_equal(with_params, without)
     ignored, _ = solver.update(grads, solver.init(grads), grads, unknown=0)
     np.testing.assert_array_equal(ignored, without)
-    projected = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.1, projection=lambda w: w)
+    projected = tritia.triple_inertia(
+        optax.sgd(0.1), predict=0.9, evaluate=0.9, correct=0.1, projection=lambda w: w
+    )
     with pytest.raises(ValueError, match=r"solver\.update\(grads, state, params\)"):
         projected.update(grads, projected.init(grads))
 
 
 def test_map_params_touches_the_displacement_alone():
-    solver = tritia.triple_inertia(optax.trace(0.9), 0.9, 0.9, 0.1)
+    solver = tritia.triple_inertia(optax.trace(0.9), predict=0.9, evaluate=0.9, correct=0.1)
     params = {"w": jnp.ones(2)}
     mapped = optax.tree.map_params(
         solver,
@@ -384,7 +405,7 @@ def test_wrong_arguments(arguments, error, message):
 @pytest.mark.parametrize("restart", [None, "gradient"])
 def test_a_missing_gradient_of_one_leaf_is_named(restart):
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
-    solver = tritia.triple_inertia(optax.sgd(0.1), 0.5, 0.5, 0.0, restart=restart)
+    solver = tritia.triple_inertia(optax.sgd(0.1), predict=0.5, evaluate=0.5, restart=restart)
     with pytest.raises(ValueError, match="updates must have the structure of params"):
         solver.update({"a": jnp.ones(2), "b": None}, solver.init(params), params)
 
@@ -392,7 +413,7 @@ def test_a_missing_gradient_of_one_leaf_is_named(restart):
 def test_a_schedule_that_starts_at_zero_can_be_differentiated(x64):
     def loss(momentum):
         schedule = lambda count: momentum * count / (count + 3.0)  # noqa: E731
-        solver = tritia.triple_inertia(optax.sgd(0.1), schedule, schedule, 0.0)
+        solver = tritia.triple_inertia(optax.sgd(0.1), predict=schedule, evaluate=schedule)
         w = jnp.ones(())
         state = solver.init(w)
         for _ in range(5):
@@ -405,6 +426,6 @@ def test_a_schedule_that_starts_at_zero_can_be_differentiated(x64):
 
 
 def test_a_correction_of_few_digits_is_no_sum_of_few_digits():
-    solver = tritia.triple_inertia(optax.sgd(1.0), 0.0, 0.0, np.float16(0.001))
+    solver = tritia.triple_inertia(optax.sgd(1.0), correct=np.float16(0.001))
     updates, _ = solver.update(jnp.ones(()), solver.init(jnp.ones(())))
     assert float(updates) == pytest.approx(-1 - float(np.float16(0.001)), rel=1e-6)

@@ -22,11 +22,11 @@ def nesterov(smoothness, strong_convexity):
     """Nesterov's method with the step and momentum that are optimal for its guarantee."""
     root = np.sqrt(smoothness / strong_convexity)
     m = (root - 1.0) / (root + 1.0)
-    return tritia.triple_inertia(optax.sgd(1.0 / smoothness), m, m, 0.0)
+    return tritia.triple_inertia(optax.sgd(1.0 / smoothness), predict=m, evaluate=m)
 
 
 def gradient_descent(smoothness, strong_convexity):
-    return tritia.triple_inertia(optax.sgd(2.0 / (smoothness + strong_convexity)), 0.0, 0.0, 0.0)
+    return tritia.triple_inertia(optax.sgd(2.0 / (smoothness + strong_convexity)))
 
 
 def errors_of(solver, gradient, start, minimiser, steps):
@@ -75,7 +75,7 @@ def iteration_matrices(solver, curvatures):
 @pytest.mark.parametrize("kappa", KAPPAS)
 def test_spectral_radius_on_quadratics_is_the_rate(x64, kappa):
     curvatures = jnp.geomspace(1.0 / kappa, 1.0, 401)
-    solver = tritia.triple_momentum(1.0, 1.0 / kappa)
+    solver = tritia.triple_momentum(1.0, strong_convexity=1.0 / kappa)
     radii = np.abs(np.linalg.eigvals(iteration_matrices(solver, curvatures))).max(axis=-1)
     # In units of 1 - r, so that kappa = 1e6 is tested as sharply as kappa = 10. Where a root is
     # double, eigvals has an error of the order of the square root of machine epsilon.
@@ -91,7 +91,7 @@ def test_error_on_quadratics_falls_by_the_rate(x64, kappa):
     minimiser = jnp.linspace(-1.0, 1.0, 16)
     errors = {
         make.__name__: errors_of(
-            make(1.0, 1.0 / kappa),
+            make(1.0, strong_convexity=1.0 / kappa),
             lambda w: curvatures * (w - minimiser),
             jnp.ones(16) + minimiser,
             minimiser,
@@ -140,7 +140,9 @@ def test_contraction_on_logistic_regression(x64, kappa):
     root = int(np.sqrt(kappa))
     start = jnp.zeros_like(minimiser)
     errors = {
-        make.__name__: errors_of(make(smoothness, mu), gradient, start, minimiser, 30 * root + 60)
+        make.__name__: errors_of(
+            make(smoothness, strong_convexity=mu), gradient, start, minimiser, 30 * root + 60
+        )
         for make in (tritia.triple_momentum, gradient_descent)
     }
     floor = max(1e-12, 1e-15 * kappa) * float(jnp.linalg.norm(minimiser))
@@ -174,7 +176,7 @@ def test_faster_than_nesterov_where_curvature_is_not_constant(x64):
     gradient = shells(1.0 / kappa)
     measured = {}
     for make in (tritia.triple_momentum, nesterov):
-        solver = make(1.0, 1.0 / kappa)
+        solver = make(1.0, strong_convexity=1.0 / kappa)
         run = jax.vmap(
             lambda w, solver=solver: jnp.asarray(_errors_1d(solver, gradient, w, 400)),
         )
@@ -200,7 +202,7 @@ def _errors_1d(solver, gradient, start, steps):
 def test_output_point_is_reported_and_not_fed_back(x64):
     kappa = 25.0
     r = rate_of(kappa)
-    solver = tritia.triple_momentum(1.0, 1.0 / kappa)
+    solver = tritia.triple_momentum(1.0, strong_convexity=1.0 / kappa)
     a, p1, p2 = 1.0 + r, r**2 / (2.0 - r), r**2 / ((1.0 + r) * (2.0 - r))
     curvature = np.array([1.0, 0.3, 0.04])
     u, d = np.ones(3), np.zeros(3)
@@ -216,7 +218,7 @@ def test_output_point_is_reported_and_not_fed_back(x64):
 
 
 def test_a_condition_number_of_one_is_gradient_descent():
-    solver = tritia.triple_momentum(4.0, 4.0)
+    solver = tritia.triple_momentum(4.0, strong_convexity=4.0)
     params = jnp.array([1.0, -2.0])
     updates, _ = solver.update(4.0 * params, solver.init(params), params)
     np.testing.assert_allclose(updates, -params, rtol=1e-6)
@@ -231,12 +233,12 @@ def test_schedules_and_injected_constants_agree_with_numbers():
             params = optax.apply_updates(params, updates)
         return params
 
-    expected = train(tritia.triple_momentum(1.0, 0.1))
+    expected = train(tritia.triple_momentum(1.0, strong_convexity=0.1))
     injected = optax.inject_hyperparams(tritia.triple_momentum)
     for solver in (
-        tritia.triple_momentum(lambda count: 1.0, 0.1),
-        tritia.triple_momentum(1.0, optax.constant_schedule(0.1)),
-        tritia.triple_momentum(jnp.array(1.0, jnp.bfloat16), np.float32(0.1)),
+        tritia.triple_momentum(lambda count: 1.0, strong_convexity=0.1),
+        tritia.triple_momentum(1.0, strong_convexity=optax.constant_schedule(0.1)),
+        tritia.triple_momentum(jnp.array(1.0, jnp.bfloat16), strong_convexity=np.float32(0.1)),
         injected(smoothness=1.0, strong_convexity=0.1),
         injected(smoothness=lambda count: 1.0, strong_convexity=0.1),
     ):
@@ -246,17 +248,20 @@ def test_schedules_and_injected_constants_agree_with_numbers():
 def test_constants_in_half_precision_are_widened_before_use():
     half = jnp.bfloat16
     params = jnp.ones(2)
-    expected = tritia.triple_momentum(float(half(1000.0)), float(half(1e-3)))
+    expected = tritia.triple_momentum(float(half(1000.0)), strong_convexity=float(half(1e-3)))
     _, expected = expected.update(params, expected.init(params), params)
     assert expected.predict < 0.999
     assert np.isfinite(expected.output)
     for solver in (
-        tritia.triple_momentum(jnp.asarray(1000.0, half), jnp.asarray(1e-3, half)),
+        tritia.triple_momentum(jnp.asarray(1000.0, half), strong_convexity=jnp.asarray(1e-3, half)),
         tritia.triple_momentum(
-            lambda count: jnp.asarray(1000.0, half), lambda count: jnp.asarray(1e-3, half)
+            lambda count: jnp.asarray(1000.0, half),
+            strong_convexity=lambda count: jnp.asarray(1e-3, half),
         ),
-        tritia.triple_momentum(1000.0, lambda count: jnp.asarray(1e-3, half)),
-        tritia.triple_momentum(lambda count: half(1000.0), lambda count: half(1e-3)),
+        tritia.triple_momentum(1000.0, strong_convexity=lambda count: jnp.asarray(1e-3, half)),
+        tritia.triple_momentum(
+            lambda count: half(1000.0), strong_convexity=lambda count: half(1e-3)
+        ),
     ):
         _, state = solver.update(params, solver.init(params), params)
         # r loses to rounding in float32 what 1 - r^2 = 0.002 shows.
@@ -274,5 +279,6 @@ def test_constants_in_half_precision_are_widened_before_use():
     ],
 )
 def test_wrong_constants(constants, error, message):
+    smoothness, strong_convexity = constants
     with pytest.raises(error, match=message):
-        tritia.triple_momentum(*constants)
+        tritia.triple_momentum(smoothness, strong_convexity=strong_convexity)

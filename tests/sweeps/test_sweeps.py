@@ -1,4 +1,4 @@
-"""Sweeps: every lane is the run it stands for, whatever is beside it and however it is cut."""
+"""Sweeps: every run is what it would be alone, whatever is beside it, however grouped."""
 
 import chex
 import jax
@@ -10,6 +10,7 @@ from flax import linen, nnx
 
 import tritia
 from tritia import sweeps
+from tritia.sweeps import _chunks as chunks
 
 CURVATURE = jnp.array([1.0, 10.0, 30.0])
 RATES = [0.001, 0.01, 0.03, 0.05]
@@ -29,11 +30,11 @@ def descent(setting):
 
 
 def quadratic_sweep(make=descent, problem=None, **options):
-    arguments = {"steps": STEPS, "records": RECORDS, "seeds": 2, "progress": False, **options}
+    arguments = {"steps": STEPS, "records": RECORDS, "seeds": 2, **options}
     return sweeps.build(make, problem or quadratic(), CURVATURE, **arguments)
 
 
-def test_every_lane_is_its_own_run():
+def test_every_run_is_what_it_is_alone():
     make = lambda setting: tritia.difference(setting["learning_rate"])  # noqa: E731
     result = quadratic_sweep(make)(sweeps.grid(learning_rate=RATES))
     for i, rate in enumerate(RATES):
@@ -51,7 +52,7 @@ def test_every_lane_is_its_own_run():
     np.testing.assert_array_equal(result.steps, [3, 6, 9, 12])
     np.testing.assert_allclose(result.scores, result.losses[:, :, -1].mean(axis=1))
     assert result.best == {"learning_rate": RATES[int(np.argmin(result.scores))]}
-    assert result.lanes == (4, 2)
+    assert result.at_once == (4, 2)
 
 
 def test_the_loss_is_there_for_line_searches():
@@ -62,7 +63,7 @@ def test_the_loss_is_there_for_line_searches():
     assert np.all(found.losses[0, :, -1] < 1e-3 * found.losses[0, :, 0])
 
 
-def test_a_lane_has_the_precision_of_its_run(x64):
+def test_a_run_in_a_sweep_has_the_precision_of_a_run_alone(x64):
     found = quadratic_sweep(steps=1, records=1)(sweeps.grid(learning_rate=[0.1]))
     for seed in range(2):
         start = jax.random.normal(jax.random.key(seed), (3,))
@@ -70,7 +71,7 @@ def test_a_lane_has_the_precision_of_its_run(x64):
         np.testing.assert_allclose(found.params[seed], expected, rtol=1e-14)
 
 
-def test_a_diverged_lane_disturbs_no_other():
+def test_a_diverged_run_disturbs_no_other():
     rates = [0.01, 0.02, 0.03]
     sweep = quadratic_sweep(steps=200, records=4)
     calm = sweep(sweeps.grid(learning_rate=[*rates, 0.04]))
@@ -84,8 +85,8 @@ def test_a_diverged_lane_disturbs_no_other():
     assert wild.best["learning_rate"] in rates
 
 
-def test_a_diverged_lane_does_not_disturb_steps_that_iterate():
-    # The loop of rejected steps runs as long as any lane wants it to.
+def test_a_diverged_run_does_not_disturb_steps_that_iterate():
+    # The loop of rejected steps runs as long as any run needs it to.
     def adaptive(setting):
         return tritia.adaptive_runge_kutta(rtol=setting["rtol"], max_learning_rate=0.05)
 
@@ -111,7 +112,7 @@ def wide_sweep(**options):
         init=lambda key: jax.random.normal(key, (400,)),
         loss=lambda params, batch: 0.5 * jnp.sum(batch * params**2),
     )
-    arguments = {"steps": STEPS, "records": RECORDS, "progress": False, **options}
+    arguments = {"steps": STEPS, "records": RECORDS, **options}
     return sweeps.build(descent, problem, WIDE, **arguments)
 
 
@@ -119,12 +120,12 @@ def wide_sweep(**options):
 def test_chunks_fit_the_memory_and_change_nothing(seeds):
     settings = sweeps.grid(learning_rate=list(np.linspace(0.001, 0.05, 7)))
     whole = wide_sweep(seeds=seeds)(settings)
-    assert whole.lanes == (7, seeds)
+    assert whole.at_once == (7, seeds)
     for share, most in ((2, 4 * seeds), (3, 3 * seeds)):
         memory = whole.bytes // share
         part = wide_sweep(seeds=seeds, memory=memory)(settings)
         assert part.bytes <= memory
-        assert 1 <= part.lanes[0] * part.lanes[1] <= most
+        assert 1 <= part.at_once[0] * part.at_once[1] <= most
         np.testing.assert_allclose(part.losses, whole.losses, rtol=1e-5)
         chex.assert_trees_all_close(part.params, whole.params, rtol=1e-5)
         assert part.best == whole.best
@@ -132,12 +133,22 @@ def test_chunks_fit_the_memory_and_change_nothing(seeds):
         wide_sweep(memory=20)(settings)
 
 
+def test_progress_is_reported_up_to_the_end():
+    told = []
+    settings = sweeps.grid(learning_rate=[0.001, 0.01, 0.02, 0.03, 0.04])
+    options = {"halving": sweeps.Halving(2, 1), "progress": told.append}
+    quadratic_sweep(**options)(settings)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    assert len(told) == RECORDS
+
+
 def test_even_chunks():
-    assert sweeps.chunks.evenly(64, 64, 1) == (64, 1)
-    assert sweeps.chunks.evenly(40, 64, 1) == (32, 1)  # not 40 and 24
-    assert sweeps.chunks.evenly(7, 10, 3) == (2, 3)
-    assert sweeps.chunks.evenly(2, 10, 5) == (1, 2)
-    assert [list(piece) for piece in sweeps.chunks.split(5, 2)] == [[0, 1], [2, 3], [4, 4]]
+    assert chunks.evenly(64, 64, 1) == (64, 1)
+    assert chunks.evenly(40, 64, 1) == (32, 1)  # not 40 and 24
+    assert chunks.evenly(7, 10, 3) == (2, 3)
+    assert chunks.evenly(2, 10, 5) == (1, 2)
+    assert [list(piece) for piece in chunks.split(5, 2)] == [[0, 1], [2, 3], [4, 4]]
 
 
 @pytest.mark.parametrize("memory", [None, 60_000])
@@ -146,7 +157,7 @@ def test_halving_stops_the_worse_ones_and_leaves_the_others_alone(memory):
     halving = sweeps.Halving(factor=2, rungs=2)
     whole = wide_sweep(seeds=2)(settings)
     halved = wide_sweep(seeds=2, halving=halving, memory=memory)(settings)
-    assert (halved.lanes == (10, 2)) == (memory is None)
+    assert (halved.at_once == (10, 2)) == (memory is None)
     assert sorted(halved.trained) == [1] * 5 + [2] * 2 + [4] * 3
     for i, end in enumerate(halved.trained):
         np.testing.assert_allclose(halved.losses[i, :, :end], whole.losses[i, :, :end], rtol=1e-5)
@@ -179,7 +190,7 @@ def test_one_compilation_serves_all_sweeps_of_a_size():
 
 def test_evaluation_is_judged_at_the_iterate():
     def make(setting):
-        return tritia.triple_inertia(optax.sgd(setting["learning_rate"]), 0.5, 0.9, 0.0)
+        return tritia.triple_inertia(optax.sgd(setting["learning_rate"]), predict=0.5, evaluate=0.9)
 
     def evaluate(params, data):
         return -jnp.sum(data * params**2)
@@ -222,7 +233,7 @@ def cross_entropy(model, batch):
 
 def test_an_nnx_model_with_state_is_trained_as_in_its_own_loop():
     data = examples()
-    problem = sweeps.nnx_problem(lambda rngs: Net(rngs), cross_entropy, cross_entropy)
+    problem = sweeps.nnx_problem(lambda rngs: Net(rngs), cross_entropy, evaluate=cross_entropy)
     batch = sweeps.minibatches(8)
     rates = [0.1, 0.5]
     result = sweeps.run(
@@ -233,7 +244,6 @@ def test_an_nnx_model_with_state_is_trained_as_in_its_own_loop():
         steps=6,
         seeds=[3],
         batch=batch,
-        progress=False,
     )
     model = Net(nnx.Rngs(jax.random.key(3)))
     optimizer = nnx.Optimizer(model, optax.sgd(0.5), wrt=nnx.Param)
@@ -267,7 +277,6 @@ def test_a_linen_model_and_transforms_that_need_more_than_a_gradient():
         problem,
         data,
         steps=5,
-        progress=False,
     )
     assert np.all(np.diff(result.losses[:, 0], axis=1) < 0)
     assert result.best == settings[1]
@@ -280,7 +289,6 @@ def test_a_linen_model_and_transforms_that_need_more_than_a_gradient():
         data,
         steps=4,
         extra=lambda batch: {"inputs": batch["x"], "targets": batch["y"]},
-        progress=False,
     )
     assert np.all(result.losses[:, 0, -1] < result.losses[:, 0, 0])
     assert not np.array_equal(result.losses[0], result.losses[1])

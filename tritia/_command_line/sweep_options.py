@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tritia._command_line import parsing
 
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
-def add(
-    commands: Any,
-    count: Callable[[str], int],
-    widths: Callable[[str], tuple[int, ...]],
-    batch_size: Callable[[str], int],
-) -> None:
+def add(commands: Any) -> None:
     """Adds the subcommand.
 
     Args:
       commands: what `argparse.ArgumentParser.add_subparsers` returned.
-      count: reads a count.
-      widths: reads the widths of hidden layers.
-      batch_size: reads a batch size.
     """
     sweep = commands.add_parser(
         "sweep",
@@ -56,20 +48,32 @@ def add(
         default=[],
         help="draw numbers, from log:LOW:HIGH evenly in the logarithm; may be repeated",
     )
-    arg("--count", metavar="N", type=count, help="how many draws (default 16)")
-    arg("--seeds", metavar="N", type=count, default=3, help="random initialisations (default 3)")
-    arg("--epochs", metavar="N", type=count, default=20, help="epochs to train for (default 20)")
+    arg("--count", metavar="N", type=parsing.count, help="how many draws (default 16)")
+    arg(
+        "--seeds",
+        metavar="N",
+        type=parsing.count,
+        default=3,
+        help="random initialisations (default 3)",
+    )
+    arg(
+        "--epochs",
+        metavar="N",
+        type=parsing.count,
+        default=20,
+        help="epochs to train for (default 20)",
+    )
     arg(
         "--hidden",
         metavar="A,B,...",
-        type=widths,
+        type=parsing.widths,
         default=(100, 100),
         help="hidden layers (default 100,100)",
     )
     arg(
         "--batch-size",
         metavar="N",
-        type=batch_size,
+        type=parsing.batch_size,
         help="rows in a minibatch, or full (default: the data set's own)",
     )
     arg("--halving", action="store_true", help="stop the worse two thirds early, twice")
@@ -87,7 +91,9 @@ def add(
 def grid(text: str) -> tuple[str, tuple[float, ...]]:
     """Reads `NAME=A,B,...`."""
     name, numbers = _named(text)
-    return name, tuple(finite_number(number) for number in numbers.split(",") if number.strip())
+    return name, tuple(
+        parsing.finite_number(number) for number in numbers.split(",") if number.strip()
+    )
 
 
 def draw(text: str) -> tuple[str, Any]:
@@ -103,7 +109,7 @@ def draw(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH or NAME=log:LOW:HIGH")
     sampler = space.log_uniform if kind == "log" else space.uniform
     try:
-        return name, sampler(finite_number(low), finite_number(high))
+        return name, sampler(parsing.finite_number(low), parsing.finite_number(high))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
@@ -114,7 +120,7 @@ def memory(text: str) -> int:
     for unit, size in _UNITS.items():
         if number.endswith(unit):
             number, factor = number.removesuffix(unit), size
-    value = finite_number(number) * factor
+    value = parsing.finite_number(number) * factor
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too little")
     return int(value)
@@ -125,14 +131,3 @@ def _named(text: str) -> tuple[str, str]:
     if not (name.strip() and equals and rest.strip()):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=...")
     return name.strip(), rest.strip()
-
-
-def finite_number(text: str) -> float:
-    """Reads a finite number; for `argparse`'s `type`."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return number

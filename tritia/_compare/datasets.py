@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,16 @@ class Dataset:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """What a folder of results says of the data."""
+        return {
+            "name": self.name,
+            "rows": len(self.targets),
+            "features": self.inputs.shape[1],
+            "sha256": self.checksum(),
+            "source": self.source,
+        }
 
 
 class Split(NamedTuple):

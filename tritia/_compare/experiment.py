@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tritia._compare import optimizers, plots, report, results, summary, timing, training, tuning
-from tritia._compare.conclusion import conclude
+from tritia._compare import (
+    folder,
+    optimizers,
+    plots,
+    report,
+    results,
+    summary,
+    timing,
+    training,
+    tuning,
+)
 from tritia._compare.datasets import DATASETS
 from tritia._compare.optimizers import Optimizer
 
@@ -22,7 +30,7 @@ Advance = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for; the command line's arguments, checked.
+    """What is asked for.
 
     Attributes:
       dataset: a name in `datasets.DATASETS`.
@@ -61,50 +69,13 @@ class Request:
     target: float | None = None
     out: Path = Path("tritia-compare")
 
-    def arguments(self, target: float | None) -> dict[str, Any]:
-        """The arguments as config.json keeps them, by their names on the command line.
-
-        Args:
-          target: as given, or the data set's own.
-
-        Returns:
-          A dict that goes through JSON unchanged.
-        """
-        batch = "full" if self.batch_size == 0 else self.batch_size
-        return {
-            "--dataset": self.dataset,
-            "--optimizers": list(self.optimizers),
-            "--seeds": self.seeds,
-            "--epochs": self.epochs,
-            "--hidden": list(self.hidden),
-            "--batch-size": batch,
-            "--data-dir": None if self.data_dir is None else str(self.data_dir),
-            "--no-tune": not self.tune,
-            "--learning-rate": self.learning_rate,
-            "--x-axis": self.x_axis,
-            "--target": target,
-        }
-
-    def command(self) -> str:
-        """The command line that asks for this, without what is the default anyway."""
-        words = ["tritia", "compare"]
-        usual = Request().arguments(None)
-        given = {**self.arguments(self.target), "--out": str(self.out)}
-        for name, value in given.items():
-            if name in usual and value == usual[name]:
-                continue
-            words.append(name)
-            if value is not True:
-                listed = isinstance(value, list)
-                words.append((",".join(map(str, value)) or "none") if listed else str(value))
-        return shlex.join(words)
-
 
 @dataclasses.dataclass
 class Comparison:
     """A comparison on its way: what is shared and what is finished so far."""
 
     request: Request
+    command: str
     config: Mapping[str, Any]
     target: float
     bench: training.Bench
@@ -115,11 +86,11 @@ class Comparison:
     resumed: bool
 
     def epochs_left(self) -> int:
-        """Epochs still to run (sweeps that are extended add to it), and one for the timing."""
-        wait = 0 if self.seconds else 1
-        sweeps = len(self.optimizers) - len(self.tunings) if self.request.tune else 0
+        """Epochs still to run (tuning may add to them), and one for the timing."""
+        timing = 0 if self.seconds else 1
+        tunings = len(self.optimizers) - len(self.tunings) if self.request.tune else 0
         runs = len(self.optimizers) - len(self.curves)
-        return (sweeps + runs) * self.request.epochs + wait
+        return (tunings + runs) * self.request.epochs + timing
 
     def figures(self) -> list[summary.Figures]:
         """The figures of every optimizer that is finished, in the order asked for."""
@@ -131,26 +102,24 @@ class Comparison:
                 self.curves[name],
                 self.target,
                 self.bench.dataset.diverged_loss,
-                self.bench.steps_per_epoch(optimizer),
                 self.seconds.get(name),
             )
             for name, optimizer in self.optimizers.items()
             if name in self.curves
         ]
 
-    def paragraph(self) -> str:
-        """What was found, in plain words."""
+    def sentences(self) -> str:
+        """What was found, in words."""
         request = self.request
-        return conclude(
-            self.figures(), self.bench.dataset, request.seeds, request.epochs, self.target
-        )
+        return report.sentences(self.figures(), self.bench.dataset, request.seeds, request.epochs)
 
 
-def prepare(request: Request) -> Comparison:
+def prepare(request: Request, command: str) -> Comparison:
     """Loads the data, opens the folder and reads what it already holds.
 
     Args:
       request: what is asked for.
+      command: the command line that asks for it, for the report.
 
     Returns:
       The `Comparison`, to be given to `run`.
@@ -161,19 +130,14 @@ def prepare(request: Request) -> Comparison:
     chosen = optimizers.look_up(request.optimizers)
     dataset = DATASETS[request.dataset](request.data_dir)
     target = dataset.target if request.target is None else request.target
+    arguments = {**dataclasses.asdict(request), "target": target}
+    del arguments["out"]
     config = {
-        "arguments": request.arguments(target),
-        "dataset": {
-            "name": dataset.name,
-            "rows": len(dataset.targets),
-            "features": dataset.inputs.shape[1],
-            "sha256": dataset.checksum(),
-            "source": dataset.source,
-        },
-        "seeds": list(range(request.seeds)),
-        **results.environment(),
+        "arguments": arguments,
+        "dataset": dataset.description(),
+        **folder.environment(),
     }
-    resumed = results.open_folder(request.out, config)
+    resumed = folder.open_folder(request.out, config, results.OUTPUTS)
     tunings, curves = {}, {}
     for name in chosen:
         tuned, trained = results.load_optimizer(request.out, name)
@@ -181,10 +145,11 @@ def prepare(request: Request) -> Comparison:
             tunings[name] = tuned
         if trained is not None:
             curves[name] = trained
-    timed = request.out / "timing.json"
-    seconds = results.read_json(timed) if timed.exists() else {}
+    seconds = results.load_timing(request.out)
     bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
-    return Comparison(request, config, target, bench, chosen, tunings, curves, seconds, resumed)
+    return Comparison(
+        request, command, config, target, bench, chosen, tunings, curves, seconds, resumed
+    )
 
 
 def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
@@ -221,7 +186,7 @@ def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
                 setting = comparison.tunings[name].setting
                 compiled[name] = training.compile_training(bench, optimizer, setting)
         comparison.seconds = timing.time_epochs(bench, comparison.optimizers, compiled)
-        results.write_json(request.out / "timing.json", comparison.seconds)
+        results.save_timing(request.out, comparison.seconds)
         advance("timing")
         log.info("timed")
     write_outputs(comparison)
@@ -259,7 +224,7 @@ def write_outputs(comparison: Comparison) -> None:
             bench.steps_per_epoch(optimizer),
         )
     ]
-    results.write(request.out / "metrics.csv", results.metrics_csv(rows))
+    folder.write(request.out / results.METRICS, results.metrics_csv(rows))
     picture = plots.draw(
         {
             name: comparison.curves[name]
@@ -273,19 +238,14 @@ def write_outputs(comparison: Comparison) -> None:
         bench.dataset.diverged_loss,
         request.x_axis,
     )
-    results.write(request.out / "learning_curves.png", picture)
-    rounds = max((len(times) for times in comparison.seconds.values()), default=0)
-    parts = {
-        part: getattr(bench.splits, part).shape[1] for part in ("training", "validation", "test")
-    }
+    folder.write(request.out / results.PICTURE, picture)
     text = report.markdown(
         comparison.figures(),
-        bench.dataset,
+        bench,
         comparison.config,
-        request.command(),
-        comparison.paragraph(),
-        rounds,
-        parts,
-        bench.batch_size,
+        command=comparison.command,
+        found=comparison.sentences(),
+        target=comparison.target,
+        rounds=max((len(times) for times in comparison.seconds.values()), default=0),
     )
-    results.write(request.out / "report.md", text)
+    folder.write(request.out / results.REPORT, text)

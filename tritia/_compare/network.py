@@ -34,7 +34,7 @@ class MLP(nnx.Module):
         return self.layers[-1](inputs)
 
 
-class Network(NamedTuple):
+class PureNetwork(NamedTuple):
     """The network as pure functions, and what it is trained for.
 
     Attributes:
@@ -48,7 +48,7 @@ class Network(NamedTuple):
     task: Task
 
 
-def build(dataset: Dataset, hidden: Sequence[int]) -> Network:
+def build(dataset: Dataset, hidden: Sequence[int]) -> PureNetwork:
     """Builds the network that fits the data.
 
     Args:
@@ -56,7 +56,7 @@ def build(dataset: Dataset, hidden: Sequence[int]) -> Network:
       hidden: the widths of the hidden layers.
 
     Returns:
-      The `Network`.
+      The `PureNetwork`.
     """
     sizes = (dataset.inputs.shape[1], *hidden, dataset.outputs)
     structure = nnx.graphdef(nnx.eval_shape(lambda: MLP(sizes, rngs=nnx.Rngs(0))))
@@ -67,7 +67,7 @@ def build(dataset: Dataset, hidden: Sequence[int]) -> Network:
     def apply(params: Any, inputs: jax.Array) -> jax.Array:
         return nnx.merge(structure, params)(inputs)
 
-    return Network(initialise, apply, dataset.task)
+    return PureNetwork(initialise, apply, dataset.task)
 
 
 def row_losses(task: Task, outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -98,7 +98,7 @@ class Sums(NamedTuple):
 
 
 def sums(task: Task, outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
-    """Adds up one batch; rows of weight 0 are padding and count nothing."""
+    """Adds up one batch; rows of weight 0 are padding."""
     losses = jnp.sum(jnp.where(weights > 0, row_losses(task, outputs, targets), 0.0))
     rows = jnp.sum(weights)
     if task == "classification":

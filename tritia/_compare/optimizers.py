@@ -19,7 +19,7 @@ Setting = Mapping[str, Number]
 """One point of the sweep: "learning_rate" and the coefficients, by name."""
 
 
-class Problem(NamedTuple):
+class LearningTask(NamedTuple):
     """What an optimizer may need to know when it is built.
 
     Attributes:
@@ -43,7 +43,7 @@ class Optimizer:
 
     Attributes:
       call: what it is called in code, for the report.
-      build: from a setting (numbers that may be traced) and the problem to a transform.
+      build: from a setting (numbers that may be traced) and the task to a transform.
       learning_rate: the middle of the learning rates tried, or None for a method without one.
       coefficients: further numbers to tune: values by name, the default first. They are tuned
         after the learning rate, all combinations of them.
@@ -58,7 +58,7 @@ class Optimizer:
     """
 
     call: str
-    build: Callable[[Setting, Problem], optax.GradientTransformation]
+    build: Callable[[Setting, LearningTask], optax.GradientTransformation]
     learning_rate: float | None
     coefficients: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     gradients_per_step: int = 1
@@ -101,7 +101,7 @@ def _alias(
 ) -> Optimizer:
     """An optimizer that needs a learning rate alone, besides fixed `arguments`."""
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
         return factory(setting["learning_rate"], **arguments)
 
     written = "".join(f", {name}={value!r}" for name, value in arguments.items())
@@ -216,19 +216,17 @@ def _runge_kutta_optimizers() -> dict[str, Optimizer]:
     def several(alias: Optimizer, stages: int) -> Optimizer:
         return dataclasses.replace(alias, gradients_per_step=stages, extra="grad_fn")
 
-    named = (
-        ("midpoint", tritia.midpoint, 2),
-        ("heun", tritia.heun, 2),
-        ("ralston", tritia.ralston, 2),
-        ("ssp_rk3", tritia.ssp_rk3, 3),
-        ("kutta3", tritia.kutta3, 3),
-        ("rk4", tritia.rk4, 4),
-        ("rk38", tritia.rk38, 4),
-    )
     optimizers = {
         name: several(_alias(f"tritia.{name}", factory, 0.1), stages)
-        for name, factory, stages in named
+        for name, factory, stages in (
+            ("midpoint", tritia.midpoint, 2),
+            ("heun", tritia.heun, 2),
+            ("rk4", tritia.rk4, 4),
+        )
     }
+    for name in ("ralston", "ssp_rk3", "kutta3", "rk38"):
+        alias = _alias("tritia.runge_kutta", tritia.runge_kutta, 0.1, scheme=name)
+        optimizers[name] = several(alias, tritia.TABLEAUS[name].gradients_per_step)
     # A step of five stages is stable up to 24 (order 1) and 8 (order 2) times SGD's.
     for order, learning_rate in ((1, 1.0), (2, 0.3)):
         alias = _alias("tritia.rkc", tritia.rkc, learning_rate, stages=5, order=order)
@@ -250,16 +248,16 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
         evaluate: tuple[float, ...],
         correct: tuple[float, ...],
     ) -> Optimizer:
-        def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
+        def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
             return tritia.triple_inertia(
                 inner(setting["learning_rate"]),
-                setting["predict"],
-                setting["evaluate"],
-                setting["correct"],
+                predict=setting["predict"],
+                evaluate=setting["evaluate"],
+                correct=setting["correct"],
             )
 
         return Optimizer(
-            f"tritia.triple_inertia({call}(learning_rate), predict, evaluate, correct)",
+            f"tritia.triple_inertia({call}(learning_rate), predict=, evaluate=, correct=)",
             build,
             learning_rate,
             coefficients={"predict": predict, "evaluate": evaluate, "correct": correct},
@@ -289,16 +287,16 @@ def alternating(**settings: Any) -> Optimizer:
       The optimizer; its diagnostics are written to the metrics.
     """
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
-        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
-        return tritia.tiam(problem.rows, loss=loss, **{**settings, **setting})
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if task.task == "classification" else "squared_error"
+        return tritia.tiam(task.rows, loss=loss, **{**settings, **setting})
 
     def diagnostics(state: Any) -> Mapping[str, jax.Array]:
-        report = tritia.diagnostics(state)
+        report = tritia.tiam_diagnostics(state)
         return {
             "objective": report.objective,
             "coupling_residual": report.coupling_residual.max(initial=0.0),
-            "rejected_weights": report.rejected.weights.mean(),
+            "rejected_weights": report.rejected.kernels.mean(),
             "step_norm": report.step_norms.max(),
         }
 
@@ -323,8 +321,8 @@ def stochastic_alternating(**settings: Any) -> Optimizer:
       The optimizer; the iterate of its inertia is what is evaluated.
     """
 
-    def build(setting: Setting, problem: Problem) -> optax.GradientTransformation:
-        loss = "softmax_cross_entropy" if problem.task == "classification" else "squared_error"
+    def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
+        loss = "softmax_cross_entropy" if task.task == "classification" else "squared_error"
         return tritia.stochastic_tiam(loss=loss, **{**settings, **setting})
 
     written = "".join(f", {name}={value!r}" for name, value in settings.items())

@@ -19,29 +19,20 @@ class Spread(NamedTuple):
 
     Attributes:
       median: over the seeds that count.
-      lower: the lower quartile.
-      upper: the upper quartile.
       least: the least value.
       greatest: the greatest value.
     """
 
     median: float
-    lower: float
-    upper: float
     least: float
     greatest: float
-
-    @property
-    def width(self) -> float:
-        """From the least to the greatest."""
-        return self.greatest - self.least
 
 
 def spread(values: np.ndarray) -> Spread | None:
     """The spread of some values; None of none."""
     if values.size == 0:
         return None
-    points = np.percentile(values, (50, 25, 75, 0, 100))
+    points = np.percentile(values, (50, 0, 100))
     return Spread(*(float(point) for point in points))
 
 
@@ -56,15 +47,12 @@ class Figures:
       setting: the learning rate and coefficients it was trained with.
       diverged: how many seeds diverged.
       training_loss: at the last epoch.
-      least_training_loss: at each seed's best epoch.
       test_metric: at the last epoch.
-      greatest_test_metric: at each seed's best epoch: optimistic, as it is chosen on test rows.
       epochs_to_target: the median over all seeds, infinite where half or more never get there.
       reached: how many seeds reach the target.
       final_metrics: the test metric of each seed at the last epoch, NaN where it diverged.
       seconds_per_epoch: per seed; None while not measured.
       compile_seconds: of one epoch for all seeds.
-      gradients_per_epoch: gradient evaluations of a minibatch in one epoch.
     """
 
     name: str
@@ -73,15 +61,12 @@ class Figures:
     setting: Mapping[str, float]
     diverged: int
     training_loss: Spread | None
-    least_training_loss: Spread | None
     test_metric: Spread | None
-    greatest_test_metric: Spread | None
     epochs_to_target: float
     reached: int
     final_metrics: np.ndarray
     seconds_per_epoch: Spread | None
     compile_seconds: float
-    gradients_per_epoch: int
 
 
 def diverged_at(curves: Curves, limit: float) -> np.ndarray:
@@ -106,7 +91,6 @@ def summarise(
     curves: Curves,
     target: float,
     diverged_loss: float,
-    steps_per_epoch: int,
     seconds: Sequence[float] | None,
 ) -> Figures:
     """Draws one optimizer's figures from its curves.
@@ -118,7 +102,6 @@ def summarise(
       curves: what it did.
       target: the test metric that counts as having got there.
       diverged_loss: a training loss above it counts as diverged.
-      steps_per_epoch: how many.
       seconds: measured times per epoch and seed, or None.
 
     Returns:
@@ -139,15 +122,12 @@ def summarise(
         setting=tuning.setting,
         diverged=int((~well).sum()),
         training_loss=spread(loss[:, -1]),
-        least_training_loss=spread(loss.min(axis=1)),
         test_metric=spread(metric[:, -1]),
-        greatest_test_metric=spread(metric.max(axis=1)),
         epochs_to_target=float(middle),
         reached=int(np.isfinite(epochs_to_target).sum()),
         final_metrics=np.where(well, curves.test_metric[:, -1], math.nan),
         seconds_per_epoch=None if seconds is None else spread(np.asarray(seconds)),
         compile_seconds=curves.compile_seconds,
-        gradients_per_epoch=steps_per_epoch * optimizer.gradients_per_step,
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,14 @@ import numpy as np
 import optax
 
 from tritia._compare import datasets, network
-from tritia._compare.datasets import Dataset
-from tritia._compare.optimizers import Optimizer, Problem
+from tritia._compare.datasets import Dataset, Task
+from tritia._compare.optimizers import LearningTask, Optimizer
 
 Progress = Callable[[], None]
 """Called after each epoch."""
+
+Part = Literal["training", "validation", "test"]
+"""What a row is for."""
 
 # How many numbers of features one chunk of an evaluation may gather.
 _CHUNK_ENTRIES = 2**20
@@ -51,7 +54,7 @@ class Bench:
     """
 
     dataset: Dataset
-    net: network.Network
+    net: network.PureNetwork
     rows: Rows
     splits: datasets.Split
     initial: Any
@@ -170,10 +173,10 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
       The `Functions`.
     """
     net, task = bench.net, bench.net.task
-    problem = Problem(bench.training_rows, task, bench.dataset.outputs)
+    learning_task = LearningTask(bench.training_rows, task, bench.dataset.outputs)
 
     def transform(setting: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(optimizer.build(setting, problem))
+        return optax.with_extra_args_support(optimizer.build(setting, learning_task))
 
     def start(setting: Any, params: Any) -> Carry:
         return Carry(params, transform(setting).init(params))
@@ -203,7 +206,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
 
         return jax.lax.scan(step, carry, batches)[0]
 
-    def evaluate(carry: Carry, rows: Rows, split: Any, part: str) -> tuple[jax.Array, jax.Array]:
+    def evaluate(carry: Carry, rows: Rows, split: Any, part: Part) -> tuple[jax.Array, jax.Array]:
         params = optimizer.evaluation_params(carry.state, carry.params)
         numbers = getattr(split, part)
         count, width = numbers.shape[0], rows.inputs.shape[1]
@@ -230,7 +233,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
     return Functions(start, epoch, evaluate, diagnostics)
 
 
-def gather(task: str, rows: Rows, split: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+def gather(task: Task, rows: Rows, split: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rows of the given numbers, scaled by the split's statistics."""
     inputs = (rows.inputs[numbers] - split.input_shift) * split.input_scale
     targets = rows.targets[numbers]

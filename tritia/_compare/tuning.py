@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ import numpy as np
 
 from tritia._compare.optimizers import Optimizer, learning_rates
 from tritia._compare.training import Bench, Progress, functions
+
+Edge = Literal["", "lowest", "highest"]
+"""On which side a better learning rate may lie beyond those tried."""
 
 TUNING_SEEDS = 3
 EXTENSIONS = 2
@@ -45,7 +48,7 @@ class Tuning(NamedTuple):
     tried: Sequence[Mapping[str, float]]
     scores: Sequence[float]
     losses: Sequence[float]
-    at_edge: str
+    at_edge: Edge
     failed: bool
 
 
@@ -78,7 +81,7 @@ def tune(
     def best() -> int:
         return max(range(len(tried)), key=lambda index: (scores[index], -losses[index]))
 
-    at_edge = ""
+    at_edge: Edge = ""
     if optimizer.learning_rate is not None:
         extension = 0
         for _ in range(1 + EXTENSIONS):
@@ -104,7 +107,7 @@ def tune(
     return Tuning(chosen, tried, scores, losses, at_edge, failed)
 
 
-def _edge(rates: list[float], best: float, score: float) -> str:
+def _edge(rates: list[float], best: float, score: float) -> Edge:
     if not math.isfinite(score):
         return "lowest"  # All diverged: go down.
     return "lowest" if best == min(rates) else "highest" if best == max(rates) else ""

@@ -1,4 +1,74 @@
-"""Layer-wise alternating minimisation: TIAM, and its parts for use on their own."""
+r"""Layer-wise alternating minimisation of multilayer perceptrons, on all rows or on minibatches.
+
+`tiam` and `stochastic_tiam` are solvers with Optax's interface: they take the examples instead of a
+gradient. `scale_by_input_gram` is an ordinary transform of gradients, the kernel step of
+`stochastic_tiam` on its own. This page says how `tiam` works and how to choose its settings.
+
+## The problem
+
+Pre-activations z and activations a become variables beside the kernels W and biases b. With h the
+activation functions and R the loss, on all `num_examples` rows at once, the problem
+
+.. math::
+
+  \min \; R(z_L, y) + \sum_l \frac{\mu_l}{2} |W_l|^2
+      + \sum_l \frac{\rho_l}{2} |z_l - a_{l-1} W_l - b_l|^2
+      + \sum_{l<L} \frac{\gamma_l}{2} |a_l - h(z_l)|^2
+
+splits into small blocks, each of which has a closed form or a convergent iteration. An update is
+one block pass: it visits every block, and no gradient goes through the network. With
+`coupling="inequality"` the last sum is replaced by the constraint
+:math:`|a_l - h(z_l)| \le \epsilon`.
+
+## Inertia
+
+For a block u with the last displacement :math:`d = u - u_{prev}`, triple inertia is
+
+.. math::
+
+  c = u + p_1 d, \quad e = u + p_2 d, \quad v = step(c, e), \quad u_{next} = v + p_3 (v - u)
+
+where the block's step starts at c (its proximal centre), its gradient is taken at e, and the result
+is projected again where the block is constrained. A block that is solved exactly has no e, and a c
+only through its proximal term `tau`; the correction p_3 always acts, and it is what the defaults
+use. So the kernels read p_1 and p_2 under the kernel steps "line_search" and "backtracking", and
+the activations under coupling "inequality"; exact kernels read p_1 where tau > 0.
+
+## When to use it
+
+Use it where the examples fit in memory and are few and wide, and there is no time to tune a
+learning rate: it takes 5 to 50 updates. With many examples minibatches of Adam are much faster.
+`coupling="inequality"` hardly moves the hidden layers once eps is small; it is there to reproduce
+published methods, which `dlam`, `mdlam` and `bcd` are.
+
+## Penalties
+
+Mostly, only the ratios of the penalties matter. From the output down, rho and gamma fall by
+`penalty_growth` a layer, :math:`\rho_l = \rho \, q^{l-L}` and
+:math:`\gamma_l = \gamma \, q^{l-L+1/2}`: a block follows the side of the output more than that of
+the input. Otherwise the influence of the targets fades from layer to layer, and networks of 6 or
+more layers do not learn. The weight decay is relative,
+:math:`\mu_l = \mu \, \rho_l \, d_{l-1}`, because a fixed one that suits a wide input makes narrow
+hidden layers collapse to zero; `scale_mu=False` takes :math:`\mu_l = \mu`.
+
+## In a training loop
+
+Pass the data as arguments of the jitted function (data closed over become constants, which slows
+compilation), and the same data and weights in the same order at every update. The first update
+starts z and a from a forward pass and computes the eigendecomposition of the first layer's Gram
+matrix, of size min(num_examples, inputs). Put the solver first in a chain, where `updates` may be
+None; `optax.chain(tritia.tiam(...), optax.scale(0.9))` damps it. Under `optax.inject_hyperparams`
+name num_examples, activation_steps, safeguard and scale_mu in static_args. `tiam_diagnostics` reads
+the objective and more from the state.
+
+## References
+
+Wang et al., [Accelerated Gradient-free Neural Network Training by Multi-convex Alternating
+Optimization](https://arxiv.org/abs/1811.04187), 2018; Zeng et al., [Global Convergence of Block
+Coordinate Descent in Deep Learning](https://arxiv.org/abs/1803.00225), 2019; Yan et al., [A
+Triple-Inertial Accelerated Alternating Optimization Method for Deep Learning
+Training](https://arxiv.org/abs/2503.08489), 2025.
+"""
 
 from tritia.alternating._blocks.activations import (
     ACTIVATIONS as ACTIVATIONS,
@@ -13,18 +83,16 @@ from tritia.alternating._blocks.losses import (
 )
 from tritia.alternating._full_batch.diagnostics import (
     Diagnostics as Diagnostics,
-    diagnostics as diagnostics,
+    tiam_diagnostics as tiam_diagnostics,
 )
-from tritia.alternating._full_batch.penalties import halving as halving
 from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
+from tritia.alternating._full_batch.problem import Rejected as Rejected
 from tritia.alternating._full_batch.state import TiamState as TiamState
 from tritia.alternating._full_batch.tiam import tiam as tiam
 from tritia.alternating._minibatch.input_gram import scale_by_input_gram as scale_by_input_gram
-from tritia.alternating._minibatch.running_gram import (
-    InputGramState as InputGramState,
-    growing_period as growing_period,
-)
+from tritia.alternating._minibatch.running_gram import InputGramState as InputGramState
 from tritia.alternating._minibatch.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,
 )
+from tritia.alternating._schedules import growing_period as growing_period, halving as halving

@@ -1,4 +1,4 @@
-"""What the solvers' arguments mean: activations and losses by name, inertia by block, the dtype."""
+"""What the solvers' arguments mean: activations and losses by name, the dtype."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tritia._arguments import check_choice, check_number, value_at
+from tritia._arguments import check_choice
 from tritia._trees import compute_dtype
 from tritia.alternating._blocks.activations import ACTIVATIONS, Activation
 from tritia.alternating._blocks.losses import LOSSES, Loss
-from tritia.alternating._full_batch.problem import Inertias
 from tritia.alternating._network import Network
-from tritia.inertia import Inertia
 
 Activations = Activation | tuple[Activation, ...]
 """One activation for all hidden layers, or one for each."""
@@ -38,7 +36,9 @@ def resolve_loss(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
-def resolve_activations(activation: Any, *, invertible: bool) -> Activations:
+def resolve_activations(
+    activation: str | Activation | Sequence[str | Activation], *, invertible: bool
+) -> Activations:
     """Returns what `activation` says: a name, an `Activation`, or a sequence of these.
 
     Args:
@@ -88,47 +88,7 @@ def activation_of_each(activations: Activations, network: Network) -> tuple[Acti
     return activations
 
 
-def resolve_inertias(inertia: Any) -> Inertias:
-    """Returns the coefficients of each kind of block: an `Inertia` for all, or a dict of them.
-
-    Raises:
-      ValueError: a key is no kind of block, or a coefficient is not finite.
-      TypeError: neither an `Inertia` nor a dict of them, or a coefficient of the wrong type.
-    """
-    if isinstance(inertia, Inertia):
-        inertias = Inertias(*(inertia,) * len(Inertias._fields))
-    elif isinstance(inertia, Mapping):
-        for kind, value in inertia.items():
-            check_choice("a key of inertia", kind, Inertias._fields)
-            if not isinstance(value, Inertia):
-                raise TypeError(f"inertia[{kind!r}] must be a tritia.Inertia; got {value!r}.")
-        inertias = Inertias(**inertia)
-    else:
-        raise TypeError(
-            f"inertia must be a tritia.Inertia or a dict of them with the keys"
-            f" {', '.join(Inertias._fields)}; got {inertia!r}."
-        )
-    for kind, coefficients in zip(Inertias._fields, inertias, strict=True):
-        for name, value in coefficients._asdict().items():
-            check_number(f"inertia of {kind}: {name}", value)
-    return inertias
-
-
-def inertias_at(inertias: Inertias, count: jax.Array) -> Inertias:
-    """Returns the coefficients at a step, Python numbers as they are.
-
-    One schedule for predict and evaluate gives one value, so that c and e are seen to be one point.
-    """
-
-    def at(kind: Inertia) -> Inertia:
-        predict, correct = value_at(kind.predict, count), value_at(kind.correct, count)
-        same = kind.evaluate is kind.predict
-        return Inertia(predict, predict if same else value_at(kind.evaluate, count), correct)
-
-    return Inertias(*map(at, inertias))
-
-
-def check_row_sharding(sharding: Any) -> None:
+def check_row_sharding(sharding: jax.sharding.Sharding | None) -> None:
     """Checks a sharding for arrays whose rows are spread over devices.
 
     Raises:

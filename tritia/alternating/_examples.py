@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 from tritia.alternating._arguments import solver_dtype
@@ -29,7 +30,7 @@ class Examples(NamedTuple):
     Attributes:
       inputs: (n, d_0), in the solver's dtype.
       targets: as the loss takes them, (n, k) for those that have a name.
-      rows: how the rows count.
+      rows: their sample weights.
     """
 
     inputs: jax.Array
@@ -39,10 +40,10 @@ class Examples(NamedTuple):
 
 def receive(
     solver: str,
-    params: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
+    params: optax.Params | None,
+    inputs: jax.typing.ArrayLike | None,
+    targets: jax.typing.ArrayLike | None,
+    weights: jax.typing.ArrayLike | None,
     *,
     layer_order: Sequence[str] | None,
     num_examples: int | None,
@@ -63,17 +64,18 @@ def receive(
 
     Raises:
       ValueError: an argument is missing, or a shape does not fit; names it with both shapes.
-      TypeError: no arrays, or targets of the wrong kind.
+      TypeError: not arrays, or targets of the wrong kind.
     """
     if params is None:
         raise ValueError(f"{solver} needs params: call {CALL}.")
-    network, dtype = find_layers(params, layer_order), solver_dtype(params)
+    network, dtype = find_layers(params, layer_order, solver=solver), solver_dtype(params)
     sizes = network.sizes
     for name, value in (("inputs", inputs), ("targets", targets)):
         if value is None:
             raise ValueError(f"{solver} needs the examples, but {name} is missing: call {CALL}.")
         if isinstance(value, (list, tuple)):
             raise TypeError(f"{name} is a {type(value).__name__}; {solver} needs an array.")
+    assert inputs is not None
     shape = tuple(jnp.shape(inputs))
     if len(shape) != 2:
         raise ValueError(
@@ -106,7 +108,9 @@ def receive(
             f" row, ({num_examples},)."
         )
     column = jnp.asarray(weights, dtype)[:, None]
-    column = jnp.where(column >= 0, column, jnp.nan)  # where it can't be refused it must be seen
+    column = jnp.where(
+        column >= 0, column, jnp.nan
+    )  # a traced value can't be refused, but NaN is reported
     # A padded row may hold anything, NaN too: 0 * NaN would spread it.
     inputs = jnp.where(column > 0, inputs, 0)
     mask = (column > 0).reshape((num_examples,) + (1,) * (targets.ndim - 1))
@@ -126,7 +130,7 @@ def _targets(targets: Any, n: int, k: int, loss: Loss, dtype: Any) -> jax.Array:
             )
         labels = jnp.asarray(targets)
         valid = ((labels >= 0) & (labels < k))[:, None]
-        # A label without a class must be seen, not be a row without a class.
+        # A label out of range must give NaN, not a row of zeros.
         return jnp.where(valid, jax.nn.one_hot(labels, k, dtype=dtype), jnp.nan)
     if loss.name not in LOSSES:
         return jnp.asarray(targets, dtype) if not integer else jnp.asarray(targets)
@@ -150,8 +154,8 @@ def check_values(inputs: Any, targets: Any, weights: Any, loss: Loss, classes: i
     """Checks concrete examples; for `tiam`'s first update.
 
     Raises:
-      ValueError: weights are negative or not finite; inputs or targets are not finite in a row that
-        counts (the message names it), or targets are out of their range.
+      ValueError: weights are negative or not finite; inputs or targets are not finite in a row of
+        positive weight (the message names it), or targets are out of their range.
     """
     x, y = np.asarray(inputs), np.asarray(targets)
     counted = np.ones(len(x), bool)

@@ -35,19 +35,20 @@ class Network(NamedTuple):
 _PARTS = ("kernel", "bias")
 
 
-def find_layers(params: Any, layer_order: Sequence[str] | None = None) -> Network:
+def find_layers(params: Any, layer_order: Sequence[str] | None = None, *, solver: str) -> Network:
     """Finds the dense layers in `params` and checks that each fits the next.
 
     Args:
       params: a pytree whose leaves are kernels (d, k) and biases (k,), called `kernel` and `bias`.
       layer_order: the paths of all layers, first layer first, such as ("encoder", "decoder"); None
         takes the natural order of the paths.
+      solver: who asks, for the messages.
 
     Returns:
       A `Network`.
 
     Raises:
-      ValueError: a leaf is no part of a dense layer, a kernel is missing or has another number of
+      ValueError: a leaf is not part of a dense layer, a kernel is missing or has another number of
         axes than 2, a bias doesn't fit its kernel, a layer doesn't fit the next one, or
         `layer_order` does not list every layer once.
       TypeError: a leaf is not of a real floating dtype.
@@ -59,25 +60,25 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None) -> Networ
         shape = tuple(jnp.shape(leaf))
         if part is None:
             raise ValueError(
-                f"params has an array {layer!r} of shape {shape}, which is no `kernel` or"
-                " `bias` of a dense layer; tiam trains multilayer perceptrons alone (no"
-                " normalisation, convolution, embedding or attention)."
+                f"params has an array {layer!r} of shape {shape}, which is not the `kernel` or"
+                f" `bias` of a dense layer; {solver} takes multilayer perceptrons only, without"
+                " normalisation, convolution, embedding or attention."
             )
         if part == "kernel" and len(shape) != 2:
-            kind = "a convolution" if len(shape) > 2 else "no dense layer"
+            kind = "that of a convolution" if len(shape) > 2 else "not that of a dense layer"
             raise ValueError(
-                f"layer {layer!r} has a kernel of shape {shape}: that is {kind}; tiam needs kernels"
-                " of shape (inputs, outputs)."
+                f"layer {layer!r} has a kernel of shape {shape}, which is {kind}; {solver} needs"
+                " kernels of shape (inputs, outputs)."
             )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"layer {layer!r} has a {part} of dtype {jnp.result_type(leaf)}; tiam needs real"
-                " floating-point params."
+                f"layer {layer!r} has a {part} of dtype {jnp.result_type(leaf)}; {solver} needs"
+                " real floating-point params."
             )
         found.setdefault(layer, {})[part] = position
     if not found:
         raise ValueError(
-            "params has no layers: tiam needs a pytree of dense layers, such as"
+            f"params has no layers: {solver} needs a pytree of dense layers, such as"
             ' {"layers": [{"kernel": (inputs, outputs), "bias": (outputs,)}, ...]}.'
         )
     names = _ordered(found, layer_order)
@@ -86,7 +87,7 @@ def find_layers(params: Any, layer_order: Sequence[str] | None = None) -> Networ
         parts = found[name]
         if "kernel" not in parts:
             raise ValueError(
-                f"layer {name!r} has a bias but no kernel; tiam needs both, or the kernel alone."
+                f"layer {name!r} has a bias but no kernel; {solver} needs both, or only the kernel."
             )
         kernel = tuple(jnp.shape(leaves[parts["kernel"]]))
         if "bias" in parts:

@@ -7,6 +7,7 @@ and Linen's `TrainState` take them as they are.
 * `grad_fn` makes the gradient function of Runge-Kutta steps from a model and its loss;
 * `tiam` and `stochastic_tiam` make the layer-wise solvers for a model: they find the layers and
   their activations;
+* `with_layer_inputs` makes a loss of an NNX module also return what went into each layer;
 * `eval_model` returns a copy of the model that holds the evaluation parameters;
 * `apply_gradients` steps a Linen `TrainState` with extra arguments.
 """
@@ -17,4 +18,5 @@ from tritia.flax._training import (
     grad_fn as grad_fn,
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
+    with_layer_inputs as with_layer_inputs,
 )

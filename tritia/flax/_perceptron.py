@@ -56,6 +56,8 @@ def find(
     params: Any = None,
     activation: Any = None,
     layer_order: Sequence[str] | None = None,
+    *,
+    solver: str,
 ) -> Perceptron:
     """Finds the layers and activations of a module.
 
@@ -64,28 +66,29 @@ def find(
       params: the params of a Linen module.
       activation: what the user says of them, as in `tritia.tiam`; None finds them.
       layer_order: the paths of the layers; None finds them.
+      solver: who asks, for the messages.
 
     Returns:
       The `Perceptron`.
 
     Raises:
-      ValueError: the module is no multilayer perceptron, or its activations are not found.
-      TypeError: `model` is no Flax module.
+      ValueError: the module is not a multilayer perceptron, or its activations are not found.
+      TypeError: `model` is not a Flax module.
     """
     function = _function(model, params)
-    _check_layers(function.params)
-    # Concrete numbers even where this is called inside of a trace: only shapes are the user's.
+    _check_layers(function.params, solver)
+    # Concrete numbers even where this is called inside of a trace: only shapes come from the user.
     with jax.ensure_compile_time_eval():
         if layer_order is None:
             layer_order = _call_order(function, type(model).__name__)
-        network = find_layers(function.params, layer_order)
+        network = find_layers(function.params, layer_order, solver=solver)
         hidden = len(network.names) - 1
-        rows, kernels, biases, outputs = _try_out(function, network)
+        rows, kernels, biases, outputs = _try_out(function, network, solver)
         if activation is not None:
             given = resolve_activations(activation, invertible=False)
             choices = [list(activation_of_each(given, network))]
         else:
-            written = _written_activations(model, network)
+            written = _written_activations(model, network, solver)
             choices = [written] if written is not None else _uniform(hidden)
         errors: list[float] = []
         for choice in choices:
@@ -94,7 +97,7 @@ def find(
                 break
     best = int(np.argmin(errors))
     if not errors[best] <= _tolerance(outputs.dtype):
-        raise ValueError(_mismatch(model, network, activation, choices[best], len(choices)))
+        raise ValueError(_mismatch(model, network, activation, choices[best], len(choices), solver))
     return Perceptron(network.names, tuple(choices[best]))
 
 
@@ -118,7 +121,7 @@ def _function(model: Any, params: Any) -> _Function:
     raise TypeError(f"model must be an NNX or a Linen module; got {model!r}.")
 
 
-def _check_layers(params: Any) -> None:
+def _check_layers(params: Any, solver: str) -> None:
     """Lets `find_layers` look at each layer by itself, since their order is not known yet."""
     layers: dict[str, Any] = {}
     for (name, part), leaf in zip(parts_of(params), jax.tree.leaves(params), strict=True):
@@ -127,9 +130,9 @@ def _check_layers(params: Any) -> None:
         else:
             layers[name] = leaf
     if not layers:
-        find_layers({})
+        find_layers({}, solver=solver)
     for name, layer in layers.items():
-        find_layers({name: layer})
+        find_layers({name: layer}, solver=solver)
 
 
 def _call_order(function: _Function, name: str) -> tuple[str, ...]:
@@ -141,7 +144,7 @@ def _call_order(function: _Function, name: str) -> tuple[str, ...]:
         if part == "kernel"
     }
     failures = []
-    for width in widths:  # which layer is the first is what we are here to learn
+    for width in widths:  # it is not known yet which layer is the first
         rows = jax.ShapeDtypeStruct((_ROWS, width), jnp.float32)
         try:
             traced = jax.make_jaxpr(function.apply)(function.params, rows)
@@ -185,7 +188,7 @@ def _uses(jaxpr: Any, variables: dict[Any, int]) -> Iterator[int]:
                 yield variables[operand]
 
 
-def _try_out(function: _Function, network: Network) -> tuple[Any, Any, Any, Any]:
+def _try_out(function: _Function, network: Network, solver: str) -> tuple[Any, Any, Any, Any]:
     """Calls the module with random params on random rows of many sizes."""
     rng = np.random.default_rng(0)
     leaves, structure = jax.tree.flatten(function.params)
@@ -202,7 +205,7 @@ def _try_out(function: _Function, network: Network) -> tuple[Any, Any, Any, Any]
         got = [leaf.shape for leaf in jax.tree.leaves(outputs)]
         raise ValueError(
             f"the model returns {got} for inputs of shape {rows.shape}, but its last layer"
-            f" {network.names[-1]!r} returns {shape}: tiam needs that layer's outputs."
+            f" {network.names[-1]!r} returns {shape}: {solver} needs that layer's outputs."
         )
     kernels = [np.asarray(values[i], np.float64) for i in network.kernels]
     biases = [0.0 if i is None else np.asarray(values[i], np.float64) for i in network.biases]
@@ -231,8 +234,8 @@ def _uniform(hidden: int) -> list[list[Activation]]:
     return [[activation] * hidden for activation in ACTIVATIONS.values()]
 
 
-def _written_activations(model: Any, network: Network) -> list[Activation] | None:
-    """Returns the functions between the layers of a Sequential, or None where that is not known."""
+def _written_activations(model: Any, network: Network, solver: str) -> list[Activation] | None:
+    """Returns the functions between the layers of a Sequential, or None where not known."""
     if not isinstance(model, (nnx.Sequential, linen.Sequential)):
         return None
     between: list[list[Any]] = [[]]
@@ -253,8 +256,7 @@ def _written_activations(model: Any, network: Network) -> list[Activation] | Non
                 + (
                     " apply it to the inputs instead, once."
                     if where == "before"
-                    else " tiam needs that layer's outputs, and applies what belongs to the loss"
-                    " itself."
+                    else f" {solver} needs that layer's outputs, and its loss applies the rest."
                 )
             )
     found = []
@@ -262,9 +264,9 @@ def _written_activations(model: Any, network: Network) -> list[Activation] | Non
         activation = _recognise(steps)
         if activation is None:
             raise ValueError(
-                f"the function {_called(steps[0])} after layer {layer!r} is none of the activations"
-                f" that tiam knows: {', '.join(ACTIVATIONS)}. Pass activation=, such as"
-                " tritia.alternating.monotone_activation(value, inverse)."
+                f"the function {_called(steps[0])} after layer {layer!r} is not one of the"
+                f" activations that {solver} knows: {', '.join(ACTIVATIONS)}. Pass activation=,"
+                " such as tritia.alternating.monotone_activation(value, inverse)."
             )
         found.append(activation)
     return found
@@ -284,7 +286,7 @@ def _recognise(steps: Sequence[Callable[..., Any]]) -> Activation | None:
     try:
         for step in steps:
             values = step(values)
-    except Exception:  # whatever it is, it does not take one column
+    except Exception:  # a function that does not take one column is not elementwise
         return None
     values = np.asarray(values, np.float64)
     if values.shape != (len(_GRID), 1):
@@ -311,7 +313,7 @@ def _called(function: Any) -> str:
 
 
 def _mismatch(
-    model: Any, network: Network, asked: Any, best: Sequence[Activation], tried: int
+    model: Any, network: Network, asked: Any, best: Sequence[Activation], tried: int, solver: str
 ) -> str:
     words = f"{type(model).__name__} does not compute a plain multilayer perceptron with the layers"
     words += f" {list(network.names)} in this order and "
@@ -326,12 +328,13 @@ def _mismatch(
     ]
     if dropout:
         words += (
-            f". It has dropout ({dropout[0]!r}), which tiam can't train: build the model without it"
+            f". It has dropout ({dropout[0]!r}), which {solver} can't train: build the model"
+            " without it"
         )
     elif asked is None:
         words += (
             ". If the layers have other activations, pass activation= (one for each hidden layer);"
             " a residual connection, a softmax at the end or anything else between the layers"
-            " can't be trained by tiam"
+            f" can't be trained by {solver}"
         )
     return words + "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -32,9 +33,9 @@ def grad_fn(
 
       w \mapsto \nabla_w \, loss(model_w, \ldots)
 
-    All that is no parameter stays as it is now: every stage sees the same running averages and the
-    same dropout masks, and what a stage changes in them is dropped. Make it before the first
-    gradient is taken, so that this one sees the same masks too.
+    Everything but the parameters stays as it is now: every stage sees the same running averages
+    and the same dropout masks, and what a stage changes in them is dropped. Make the function
+    before the first gradient is taken, so that this one sees the same masks too.
 
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.
@@ -47,7 +48,7 @@ def grad_fn(
       A function from params, as `nnx.Optimizer` hands them on, to gradients of that structure.
 
     Raises:
-      TypeError: `model` is no NNX module, or `loss` is no function.
+      TypeError: `model` is not an NNX module, or `loss` is not a function.
 
     References:
       `Optax: GradientTransformationExtraArgs
@@ -80,7 +81,7 @@ def grad_fn(
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, ...) to a scalar; got {loss!r}.")
     structure, _, rest = nnx.split(model, wrt, ...)
-    rest = jax.tree.map(lambda leaf: leaf, rest)  # as it is now: no variables of the model's
+    rest = jax.tree.map(lambda leaf: leaf, rest)  # as it is now, not the model's own variables
 
     def of_params(params: Any) -> Any:
         # Variables of this trace, which the loss may change; those of the model stay out of it.
@@ -94,11 +95,93 @@ def grad_fn(
     return gradient
 
 
+def with_layer_inputs(
+    loss: Callable[..., Any],
+    *,
+    wrt: Any = nnx.Param,
+    has_aux: bool = False,
+    skip: Sequence[str] = (),
+) -> Callable[..., Any]:
+    r"""Makes the loss of an NNX module also return what went into each of its layers.
+
+    It is `tritia.with_layer_inputs` for a function of a module, for `nnx.value_and_grad`. What the
+    loss changes in the module, such as running averages and the counts of random streams, is
+    changed as without it. With Linen, use `tritia.with_layer_inputs` as it is. The inputs are those
+    that the preconditioner
+
+    .. math::
+
+      g \leftarrow (G + \lambda I)^{-1} g
+
+    of `tritia.scale_by_input_gram` takes.
+
+    Args:
+      loss: a function of an NNX module, and of anything else.
+      wrt: what is trained, as in `nnx.Optimizer`.
+      has_aux: whether the loss returns a pair, the value and something auxiliary.
+      skip: names of leaves that are not looked at, such as "decoder/kernel" or "decoder".
+
+    Returns:
+      A function of the same arguments that returns (value, inputs), or (value, (aux, inputs)) where
+      `has_aux` is True.
+
+    Raises:
+      TypeError: from the returned function, what it is given first is no NNX module.
+      ValueError: from the returned function, params whose use is not understood.
+
+    References:
+      `tritia.with_layer_inputs`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, tritia, tritia.flax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> solver = tritia.spectral_momentum(
+      ...   optax.linear_schedule(0.3, 0.0, 60), weight_decay=0.0, input_gram=True)
+      >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
+      >>> def loss(model, x, y):
+      ...   return jnp.mean((model(x) - y) ** 2)
+      >>> @nnx.jit
+      ... def step(model, optimizer, x, y):
+      ...   recorded = tritia.flax.with_layer_inputs(loss)
+      ...   (value, inputs), grads = nnx.value_and_grad(recorded, has_aux=True)(model, x, y)
+      ...   optimizer.update(model, grads, layer_inputs=inputs)
+      >>> x, y = jnp.eye(2), jnp.ones((2, 1))
+      >>> for _ in range(60):
+      ...   step(model, optimizer, x, y)
+      >>> bool(loss(model, x, y) < 1e-2)
+      True
+    """
+
+    @functools.wraps(loss)
+    def recorded(model: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(model, nnx.Module):
+            raise TypeError(
+                "tritia.flax.with_layer_inputs makes losses of an NNX module; use"
+                f" tritia.with_layer_inputs for one of params. Got {type(model).__name__}."
+            )
+        structure, params, rest = nnx.split(model, wrt, ...)
+
+        def of_params(params: Any, rest: Any, *args: Any, **kwargs: Any) -> Any:
+            own = nnx.merge(structure, params, rest)
+            result = loss(own, *args, **kwargs)
+            value, aux = result if has_aux else (result, None)
+            return value, (aux, nnx.split(own, wrt, ...)[2])
+
+        traced = tritia.with_layer_inputs(of_params, has_aux=True, skip=skip)
+        value, ((aux, changed), inputs) = traced(params, rest, *args, **kwargs)
+        nnx.update(model, changed)
+        return value, (aux, inputs) if has_aux else inputs
+
+    return recorded
+
+
 def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
     r"""Returns a copy of the model that holds the evaluation parameters.
 
-    See `tritia.eval_params`: the model that the loop trains stands at the point where gradients
-    are taken, and the copy at the iterate,
+    See `tritia.eval_params`. With `tritia.polyak_average` the copy holds the average. With
+    `tritia.triple_inertia` the model that the loop trains stands at the point where gradients are
+    taken, and the copy at the iterate,
 
     .. math::
 
@@ -110,14 +193,14 @@ def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
     Args:
       model: an NNX module, outside or inside of `nnx.jit`.
       optimizer: its `nnx.Optimizer`, or an optimizer's state that holds one of
-        `tritia.triple_inertia` or `tritia.triple_momentum`.
+        `tritia.triple_inertia`, `tritia.triple_momentum` or `tritia.polyak_average`.
       wrt: what is trained; that of the `nnx.Optimizer` where one is passed.
 
     Returns:
       The copy.
 
     Raises:
-      TypeError: `model` is no NNX module.
+      TypeError: `model` is not an NNX module.
       ValueError: the optimizer holds no state of these transforms, or one for other params.
 
     References:
@@ -127,7 +210,7 @@ def eval_model(model: Model, optimizer: Any, *, wrt: Any = nnx.Param) -> Model:
       >>> import optax, tritia, tritia.flax
       >>> from flax import nnx
       >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
-      >>> solver = tritia.triple_inertia(optax.sgd(0.1), 0.9, 0.9, 0.0)
+      >>> solver = tritia.triple_inertia(optax.sgd(0.1), predict=0.9, evaluate=0.9)
       >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
       >>> def loss(model):
       ...   return (model.kernel[...] ** 2).sum()
@@ -173,8 +256,8 @@ def tiam(
     callables between the layers of an `nnx.Sequential` or `linen.Sequential`; of other modules, the
     one known activation with which this formula gives what the model gives on a few random rows and
     random params. The same comparison refuses a model that computes something else (a residual
-    connection, dropout, a normalisation, a softmax at the end), which this solver would train for a
-    network that it is not. With both `activation` and `layer_order` given, the model is not called.
+    connection, dropout, a normalisation, a softmax at the end), because the solver would train
+    another network. With both `activation` and `layer_order` given, the model is not called.
 
     Args:
       model: an NNX module, or a Linen module, which is called with the inputs alone.
@@ -191,9 +274,9 @@ def tiam(
       call `tritia.flax.apply_gradients`.
 
     Raises:
-      ValueError: the model is no multilayer perceptron, or its activation is not found; the message
-        names the layer or says what differs. And what `method` raises.
-      TypeError: `model` is no Flax module.
+      ValueError: the model is not a multilayer perceptron, or its activation is not found; the
+        message names the layer or says what differs. And what `method` raises.
+      TypeError: `model` is not a Flax module.
 
     References:
       Yan et al., `A Triple-Inertial Accelerated Alternating Optimization Method for Deep Learning
@@ -216,7 +299,7 @@ def tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    found = _found(model, params, activation, layer_order)
+    found = _found(model, params, activation, layer_order, solver="tiam")
     return method(num_examples, **found, **settings)
 
 
@@ -231,8 +314,8 @@ def stochastic_tiam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Makes `tritia.stochastic_tiam` for a Flax multilayer perceptron.
 
-    The model must compute what `tritia.flax.tiam` asks for, and its layers and activations are
-    found as it is said there.
+    The model must compute the same formula as for `tritia.flax.tiam`, which describes how layers
+    and activations are found:
 
     .. math::
 
@@ -277,14 +360,16 @@ def stochastic_tiam(
       >>> bool(jnp.mean(model(x).argmax(axis=1) == y) > 0.9)
       True
     """
-    found = _found(model, params, activation, layer_order)
+    found = _found(model, params, activation, layer_order, solver="stochastic_tiam")
     return tritia.stochastic_tiam(learning_rate, **found, **settings)
 
 
-def _found(model: Any, params: Any, activation: Any, layer_order: Any) -> dict[str, Any]:
-    """Returns the layers and activations as arguments of the solvers, looked for where missing."""
+def _found(
+    model: Any, params: Any, activation: Any, layer_order: Any, *, solver: str
+) -> dict[str, Any]:
+    """Returns the solver's arguments `activation` and `layer_order`, found where they are None."""
     if activation is None or layer_order is None:
-        found = perceptron.find(model, params, activation, layer_order)
+        found = perceptron.find(model, params, activation, layer_order, solver=solver)
         activation, layer_order = found.activations, found.layer_order
     return {"activation": activation, "layer_order": layer_order}
 

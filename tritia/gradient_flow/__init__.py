@@ -1,12 +1,9 @@
 """High-order gradient steps: a learning rate is a time step of the gradient flow."""
 
-from tritia.gradient_flow._describe import (
-    Description as Description,
-    describe as describe,
-    plot_stability_region as plot_stability_region,
-)
+from tritia.gradient_flow._describe import Description as Description
 from tritia.gradient_flow._multistep.named_schemes import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,
+    MULTISTEP_SCHEMES as MULTISTEP_SCHEMES,
     adams_bashforth_scheme as adams_bashforth_scheme,
     bdf_scheme as bdf_scheme,
     derive_scheme as derive_scheme,
@@ -20,25 +17,9 @@ from tritia.gradient_flow._multistep.optimizers import (
     linear_multistep as linear_multistep,
     scale_by_linear_multistep as scale_by_linear_multistep,
 )
-from tritia.gradient_flow._multistep.roots import characteristic_roots as characteristic_roots
-from tritia.gradient_flow._multistep.scheme import (
-    LinearMultistep as LinearMultistep,
-    root_condition as root_condition,
-)
+from tritia.gradient_flow._multistep.scheme import LinearMultistep as LinearMultistep
 from tritia.gradient_flow._multistep.transform import LinearMultistepState as LinearMultistepState
-from tritia.gradient_flow._multistep.uneven_steps import (
-    growth_limit as growth_limit,
-    shrink_limit as shrink_limit,
-)
-from tritia.gradient_flow._properties import (
-    amplification as amplification,
-    damped_interval as damped_interval,
-    error_constant as error_constant,
-    memory as memory,
-    noise_gain as noise_gain,
-    order as order,
-    stability_interval as stability_interval,
-)
+from tritia.gradient_flow._properties import Scheme as Scheme
 from tritia.gradient_flow._runge_kutta.adaptive_step import (
     AdaptiveRungeKuttaState as AdaptiveRungeKuttaState,
     adaptive_runge_kutta as adaptive_runge_kutta,
@@ -52,13 +33,9 @@ from tritia.gradient_flow._runge_kutta.fixed_step import (
 from tritia.gradient_flow._runge_kutta.named_tableaus import TABLEAUS as TABLEAUS
 from tritia.gradient_flow._runge_kutta.optimizers import (
     heun as heun,
-    kutta3 as kutta3,
     midpoint as midpoint,
-    ralston as ralston,
     rk4 as rk4,
-    rk38 as rk38,
     rkc as rkc,
-    ssp_rk3 as ssp_rk3,
 )
 from tritia.gradient_flow._runge_kutta.step_boundary import at_step_boundary as at_step_boundary
 from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau as ButcherTableau

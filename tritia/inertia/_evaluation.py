@@ -6,40 +6,44 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from tritia.inertia import _extrapolation as extrapolation
+from tritia._trees import find_states
+from tritia.inertia._extrapolation import extrapolate
+from tritia.inertia._polyak_average import PolyakAverageState
 from tritia.inertia._triple_inertia import TripleInertiaState
 
 
-def eval_params(state: Any, params: Any) -> Any:
-    r"""Returns the iterate of `triple_inertia`, for validation and for saving.
+def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    r"""Returns the iterate of `triple_inertia` or the average of `polyak_average`, to save.
 
-    The loop's params are :math:`e = u + p_2 d`, the point where gradients are taken. This gives
-    :math:`u` (for `triple_momentum`, its output point), in exact arithmetic:
+    With `polyak_average` it is the average of the loop's params. With `triple_inertia` these are
+    :math:`e = u + p_2 d`, the point where gradients are taken, and it is :math:`u` (for
+    `triple_momentum`, its output point), in exact arithmetic:
 
     .. math::
 
       u + q d = e + (q - p_2) d
 
     Args:
-      state: the optimizer's state. The wrapper's own state may sit anywhere in it: bare, in
+      state: the optimizer's state. The transform's own state may sit anywhere in it: bare, in
         `optax.chain`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`,
         `optax.MultiSteps` or `optax.apply_if_finite`, in the `opt_state` of a Flax `TrainState` or
         of an `nnx.Optimizer`.
       params: the loop's params; with NNX, `nnx.state(model, nnx.Param)`.
 
     Returns:
-      A pytree like `params`. Leaves that no wrapper moves (because they are masked, or belong to
-      another label of a partition) come back unchanged.
+      A pytree like `params`. Leaves that neither transform has (because they are masked, or
+      belong to another label of a partition) come back unchanged.
 
     Raises:
-      ValueError: `state` holds no state of `triple_inertia`, two of them for one leaf, or one for
-        other params than these.
+      ValueError: `state` holds no state of `triple_inertia` or `polyak_average`, two of them for
+        one leaf, or one for other params than these.
 
     Examples:
       >>> import jax.numpy as jnp, optax, tritia
       >>> solver = optax.chain(
-      ...   optax.clip(1.0), tritia.triple_inertia(optax.sgd(0.5), 0.9, 0.9, 0.0))
+      ...   optax.clip(1.0), tritia.triple_inertia(optax.sgd(0.5), predict=0.9, evaluate=0.9))
       >>> params = {"w": jnp.array([2.0])}
       >>> state = solver.init(params)
       >>> updates, state = solver.update({"w": jnp.array([1.0])}, state, params)
@@ -47,13 +51,14 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(params["w"], tritia.eval_params(state, params)["w"])
       [1.05] [1.5]
     """
-    wrappers = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_wrapper) if _is_wrapper(leaf)]
+    wrappers = find_states(state, (TripleInertiaState, PolyakAverageState))
     if not wrappers:
         raise ValueError(
-            "state holds no state of tritia.triple_inertia or tritia.triple_momentum. Pass the"
-            " optimizer's state first and the params second: eval_params(state, params), with"
-            " nnx.Optimizer eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)). Got a"
-            f" state of type {type(state).__name__}."
+            "state holds no state of tritia.triple_inertia, tritia.triple_momentum or"
+            " tritia.polyak_average. Pass the optimizer's state first and the params second:"
+            " eval_params(state, params), with nnx.Optimizer"
+            " eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)). Got a state of"
+            f" type {type(state).__name__}."
         )
 
     # Matched by path, not by structure: masked leaves are missing from the displacement, and Flax
@@ -62,35 +67,36 @@ def eval_params(state: Any, params: Any) -> Any:
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths_and_leaves}
     moved = set()
     for wrapper in wrappers:
-        (evaluate,) = jax.tree.leaves(wrapper.evaluate)
-        (output,) = jax.tree.leaves(wrapper.output)
-        if jnp.ndim(evaluate) > 0:
+        averaged = isinstance(wrapper, PolyakAverageState)
+        one_for_each = [wrapper.count] if averaged else [wrapper.evaluate, wrapper.output]
+        (first, *_) = numbers = [leaf for part in one_for_each for leaf in jax.tree.leaves(part)]
+        if jnp.ndim(first) > 0:
             raise ValueError(
-                f"state is a batch of states, of shape {jnp.shape(evaluate)}: call"
+                f"state is a batch of states, of shape {jnp.shape(first)}: call"
                 " jax.vmap(tritia.eval_params)(state, params)."
             )
-        displacements = jax.tree_util.tree_flatten_with_path(wrapper.displacement)[0]
-        for path, displacement in displacements:
+        kept = wrapper.average if averaged else wrapper.displacement
+        for path, memory in jax.tree_util.tree_flatten_with_path(kept)[0]:
             name = jax.tree_util.keystr(path)
-            _check_leaf(name, displacement, leaves, moved)
+            _check_leaf(name, memory, leaves, moved)
             moved.add(name)
-            leaves[name] = extrapolation.evaluate(leaves[name], displacement, output - evaluate)
+            if averaged:
+                leaves[name] = memory.astype(jnp.result_type(leaves[name]))
+            else:
+                evaluate, output = numbers
+                leaves[name] = extrapolate(leaves[name], memory, output - evaluate)
     return jax.tree.unflatten(structure, leaves.values())
 
 
-def _is_wrapper(node: Any) -> bool:
-    return isinstance(node, TripleInertiaState)
-
-
-def _check_leaf(name: str, displacement: Any, leaves: dict[str, Any], moved: set[str]) -> None:
-    if name not in leaves or jnp.shape(leaves[name]) != jnp.shape(displacement):
+def _check_leaf(name: str, memory: Any, leaves: dict[str, Any], moved: set[str]) -> None:
+    if name not in leaves or jnp.shape(leaves[name]) != jnp.shape(memory):
         found = f"shape {jnp.shape(leaves[name])}" if name in leaves else "none"
         raise ValueError(
-            "state belongs to other params than these: it has a displacement of shape"
-            f" {jnp.shape(displacement)} for the leaf params{name}; params has {found}."
+            "state belongs to other params than these: it has memory of shape"
+            f" {jnp.shape(memory)} for the leaf params{name}; params has {found}."
         )
     if name in moved:
         raise ValueError(
-            f"state holds two states of tritia.triple_inertia that both move params{name}, so"
-            " that no iterate is defined: use one wrapper, last in the chain."
+            f"state holds two states of tritia.triple_inertia or tritia.polyak_average for"
+            f" params{name}, so that no iterate is defined: use one, last in the chain."
         )

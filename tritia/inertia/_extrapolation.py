@@ -1,4 +1,4 @@
-r"""The three inertial extrapolations, as functions on whole pytrees.
+r"""The inertial extrapolations, as functions on whole pytrees.
 
 For an iterate :math:`u`, its last displacement :math:`d = u - u_{prev}` and three coefficients:
 
@@ -12,32 +12,24 @@ For an iterate :math:`u`, its last displacement :math:`d = u - u_{prev}` and thr
     u_{next} &= \operatorname{project}(v + p_3 (v - u)) && \text{correct}
   \end{aligned}
 
-A solver of one block, whose step may as well be a prox or an exact solve around `c`, reads::
-
-  d = displacement(u, u_previous)  # or kept from the last sweep; zeros at the first
-  c = predict(u, d, p1)
-  e = evaluate(u, d, p2)
-  v = step(c, e)
-  u_next = correct(v, u, p3, projection)
-
-The functions know neither schedules nor state. A coefficient is a number or a scalar array.
-Arithmetic is in float32 at least, because in bfloat16 a coefficient of 0.999 is 1; the result has
-the dtype of the point that is extrapolated.
+The functions take numbers or scalar arrays, not schedules, and keep no state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from tritia._arguments import ScalarOrSchedule
 from tritia._trees import compute_dtype
 
 
 class Inertia(NamedTuple):
-    """The three coefficients of triple inertia.
+    """The three coefficients of triple inertia: numbers, scalar arrays or schedules.
 
     Attributes:
       predict: p1, where a block's step starts: c = u + p1 (u - u_prev).
@@ -45,72 +37,46 @@ class Inertia(NamedTuple):
       correct: p3, how the result is extrapolated: u_next = v + p3 (v - u).
     """
 
-    predict: Any = 0.0
-    evaluate: Any = 0.0
-    correct: Any = 0.0
+    predict: ScalarOrSchedule = 0.0
+    evaluate: ScalarOrSchedule = 0.0
+    correct: ScalarOrSchedule = 0.0
 
+
+Tree = TypeVar("Tree")
 
 Projection = Callable[[Any], Any]
 """A function from a pytree to the nearest pytree in a convex set, such as those in
 `optax.projections`."""
 
 
-def predict(iterate: Any, displacement: Any, coefficient: jax.typing.ArrayLike) -> Any:
-    """Returns `iterate + coefficient * displacement`, where the step starts.
+def extrapolate(iterate: Tree, displacement: Tree, coefficient: jax.typing.ArrayLike) -> Tree:
+    r"""Returns the iterate, moved on by a multiple of its last displacement.
+
+    .. math:: u + p \, (u - u_{prev})
+
+    Arithmetic is in float32 at least, because in bfloat16 a coefficient of 0.999 is 1.
 
     Args:
-      iterate: pytree of arrays, u.
+      iterate: pytree of floating or complex arrays, u.
       displacement: pytree like `iterate`, u - u_prev; zeros before the first step.
-      coefficient: p1, a scalar; 0 starts the step from the iterate.
+      coefficient: p, a number or a scalar array; 0 returns the iterate.
 
     Returns:
       A pytree with the structure, shapes and dtypes of `iterate`.
+
+    Examples:
+      A block solver of your own with the first two extrapolations of triple inertia:
+
+      >>> import jax.numpy as jnp
+      >>> from tritia.inertia import extrapolate, over_relax
+      >>> u, u_previous = jnp.array([2.0, 1.0]), jnp.array([1.0, 2.0])
+      >>> centre = extrapolate(u, u - u_previous, 0.5)  # where the step starts
+      >>> point = extrapolate(u, u - u_previous, 0.25)  # where the gradient is taken
+      >>> stepped = centre - 0.25 * 2 * point
+      >>> print(over_relax(stepped, u, 0.5))
+      [ 1.0625 -0.3125]
     """
-    return _extrapolate(iterate, displacement, coefficient)
 
-
-def evaluate(iterate: Any, displacement: Any, coefficient: jax.typing.ArrayLike) -> Any:
-    """Returns `iterate + coefficient * displacement`, where the gradient is taken.
-
-    Args:
-      iterate: pytree of arrays, u.
-      displacement: pytree like `iterate`, u - u_prev; zeros before the first step.
-      coefficient: p2, a scalar; 0 takes the gradient at the iterate.
-
-    Returns:
-      A pytree with the structure, shapes and dtypes of `iterate`.
-    """
-    return _extrapolate(iterate, displacement, coefficient)
-
-
-def correct(
-    stepped: Any,
-    iterate: Any,
-    coefficient: jax.typing.ArrayLike,
-    projection: Projection | None = None,
-) -> Any:
-    """Returns `project(stepped + coefficient * (stepped - iterate))`, the next iterate.
-
-    Args:
-      stepped: pytree of arrays, v: what the step made.
-      iterate: pytree like `stepped`, u: where the iterate was before the step.
-      coefficient: p3, a scalar; 0 keeps `stepped`, negative values damp, positive ones over-relax.
-      projection: function from a pytree to the nearest feasible one, or None where the block has no
-        constraint.
-
-    Returns:
-      A pytree with the structure, shapes and dtypes of `stepped`.
-    """
-    corrected = _extrapolate(stepped, displacement(stepped, iterate), coefficient)
-    return corrected if projection is None else projection(corrected)
-
-
-def displacement(iterate: Any, previous: Any) -> Any:
-    """Returns `iterate - previous`, leaf by leaf."""
-    return jax.tree.map(lambda u, u_previous: u - u_previous, iterate, previous)
-
-
-def _extrapolate(point: Any, direction: Any, coefficient: jax.typing.ArrayLike) -> Any:
     def leaf(x, d):
         dtype = jnp.result_type(x)
         wide = compute_dtype(x, d)
@@ -119,4 +85,35 @@ def _extrapolate(point: Any, direction: Any, coefficient: jax.typing.ArrayLike) 
         p = jnp.asarray(coefficient, dtype=jnp.finfo(wide).dtype)
         return (jnp.asarray(x, wide) + p * jnp.asarray(d, wide)).astype(dtype)
 
-    return jax.tree.map(leaf, point, direction)
+    return jax.tree.map(leaf, iterate, displacement)
+
+
+def over_relax(
+    stepped: Tree,
+    iterate: Tree,
+    coefficient: jax.typing.ArrayLike,
+    projection: Projection | None = None,
+) -> Tree:
+    r"""Returns the result of a step, moved on by a multiple of that step.
+
+    .. math:: u_{next} = \operatorname{project}(v + p_3 (v - u))
+
+    Args:
+      stepped: pytree of floating or complex arrays, v: what the step made.
+      iterate: pytree like `stepped`, u: where the iterate was before the step.
+      coefficient: p3, a number or a scalar array; 0 keeps `stepped`, negative values damp the step.
+      projection: function from a pytree to the nearest feasible one, or None where the block has no
+        constraint.
+
+    Returns:
+      A pytree with the structure, shapes and dtypes of `stepped`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from tritia.inertia import over_relax
+      >>> u, v = jnp.array([2.0, 1.0]), jnp.array([3.0, 0.0])
+      >>> print(over_relax(v, u, 0.5, optax.projections.projection_non_negative))
+      [3.5 0. ]
+    """
+    relaxed = extrapolate(stepped, optax.tree.sub(stepped, iterate), coefficient)
+    return relaxed if projection is None else projection(relaxed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._trees import cast_like, compute_dtype, linear_combination, zeros_like
-from tritia.inertia import _extrapolation as extrapolation
+from tritia.inertia._extrapolation import Projection, extrapolate, over_relax
 
 
 class TripleInertiaState(NamedTuple):
@@ -44,14 +44,14 @@ class TripleInertiaState(NamedTuple):
 
 def triple_inertia(
     inner: optax.GradientTransformation,
-    predict: ScalarOrSchedule,
-    evaluate: ScalarOrSchedule,
-    correct: ScalarOrSchedule,
-    restart: str | None = None,
-    projection: extrapolation.Projection | None = None,
     *,
+    predict: ScalarOrSchedule = 0.0,
+    evaluate: ScalarOrSchedule = 0.0,
+    correct: ScalarOrSchedule = 0.0,
+    restart: Literal["gradient"] | None = None,
+    projection: Projection | None = None,
     output: ScalarOrSchedule = 0.0,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds three inertial extrapolations to any optimizer.
 
@@ -74,19 +74,19 @@ def triple_inertia(
 
     Special cases, for `inner = optax.sgd(learning_rate)` and without a projection:
 
-    * `(0, 0, 0)` is `inner` itself, whatever `inner` is;
-    * `(m, 0, 0)` is heavy ball, `optax.sgd(learning_rate, momentum=m)`;
-    * `(m, m, 0)` is Nesterov's method. `optax.sgd(learning_rate, momentum=m, nesterov=True)`
-      goes through the same points: its params are e as well. With
-      `predict = evaluate = tritia.nesterov_schedule()` it is the method for convex functions;
-    * `(0, 0, p3)` scales the step by 1 + p3;
+    * no coefficient: `inner` itself, whatever `inner` is;
+    * `predict=m`: heavy ball, `optax.sgd(learning_rate, momentum=m)`;
+    * `predict=m, evaluate=m`: Nesterov's method. `optax.sgd(learning_rate, momentum=m,
+      nesterov=True)` goes through the same points: its params are e as well. With
+      `tritia.nesterov_schedule()` for both it is the method for convex functions;
+    * `correct=p3`: the step times 1 + p3;
     * `tritia.triple_momentum` has the values that are optimal for a strongly convex function.
 
-    What the correction adds: for an unconstrained gradient step it is over-relaxation, a rescaling
-    of the step *and* of the prediction by 1 + p3, so nothing that the other two and the learning
-    rate could not do; behind a projection onto bounds, a correction >= 0 is that still. Behind
-    other projections, and above all around a prox or an exact solve of a block, whose step no
-    learning rate scales, it is a third degree of freedom.
+    What the correction adds: for an unconstrained gradient step it is over-relaxation, which
+    rescales the step *and* the prediction by 1 + p3, as the other two coefficients and the learning
+    rate can; with a projection onto bounds, a correction >= 0 still does. With other projections,
+    and above all around a prox or the minimiser of a block, whose step no learning rate scales, it
+    is a third degree of freedom.
 
     Coefficients read at update t (t = 0 for the first) form c and e for the step of update t + 1;
     the correction read at update t acts in update t. So a scheduled Nesterov with k/(k+3)
@@ -99,7 +99,7 @@ def triple_inertia(
       inner: transform that makes the step and owns the learning rate, such as
         `optax.sgd(0.1)` or `optax.adam(1e-3)`. Extra arguments are passed on to it.
       predict: p1, a number, scalar array or schedule; mostly in [0, 1). Without a constraint
-        p1 (1 + p3) must stay below 1, or the displacement grows of itself.
+        p1 (1 + p3) must stay below 1, or the displacement grows without a gradient.
       evaluate: p2, likewise.
       correct: p3, likewise; in (-1, 1), where -1 would stop all motion.
       restart: `None`, or `"gradient"` to forget the displacement whenever
@@ -225,13 +225,11 @@ def triple_inertia(
                 "triple_inertia with a projection needs the params: call"
                 " solver.update(grads, state, params)."
             )
-        iterate = extrapolation.evaluate(
-            _widen(params, state.displacement), state.displacement, -state.evaluate
-        )
-        centre = extrapolation.predict(iterate, state.displacement, state.predict)
+        wide = _widen(params, state.displacement)
+        iterate = extrapolate(wide, state.displacement, -state.evaluate)
+        centre = extrapolate(iterate, state.displacement, state.predict)
         stepped = projection(jax.tree.map(jnp.add, centre, step))
-        corrected = extrapolation.correct(stepped, iterate, correction, projection)
-        return extrapolation.displacement(corrected, iterate)
+        return optax.tree.sub(over_relax(stepped, iterate, correction, projection), iterate)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -254,13 +252,13 @@ def nesterov_schedule() -> optax.Schedule:
       >>> momentum = tritia.nesterov_schedule()
       >>> [momentum(k) for k in (0, 1, 3)]
       [0.0, 0.25, 0.5]
-      >>> solver = tritia.triple_inertia(optax.sgd(0.1), momentum, momentum, 0.0)
+      >>> solver = tritia.triple_inertia(optax.sgd(0.1), predict=momentum, evaluate=momentum)
     """
     # 3.0, not 3: a saturated int32 count must not wrap around.
     return lambda count: count / (count + 3.0)
 
 
-def _check_projection(projection: Any) -> None:
+def _check_projection(projection: Projection | None) -> None:
     if isinstance(projection, jax.Array):
         # inject_hyperparams takes a function for a schedule and hands over its value.
         raise TypeError(static_message("projection", projection))

@@ -18,9 +18,9 @@ from tritia.inertia._triple_inertia import triple_inertia
 
 def triple_momentum(
     smoothness: ScalarOrSchedule,
-    strong_convexity: ScalarOrSchedule,
     *,
-    accumulator_dtype: Any = None,
+    strong_convexity: ScalarOrSchedule,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The Triple Momentum Method of Van Scoy, Freeman and Lynch.
 
@@ -69,7 +69,7 @@ def triple_momentum(
     Examples:
       >>> import jax, jax.numpy as jnp, optax, tritia
       >>> loss = lambda w: 0.5 * (16.0 * w[0] ** 2 + w[1] ** 2)
-      >>> solver = tritia.triple_momentum(smoothness=16.0, strong_convexity=1.0)  # r = 0.75
+      >>> solver = tritia.triple_momentum(16.0, strong_convexity=1.0)  # r = 0.75
       >>> params = jnp.array([1.0, 1.0])
       >>> state = solver.init(params)
       >>> for _ in range(30):

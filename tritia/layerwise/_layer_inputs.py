@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tritia.layerwise._matrices import MatrixAxes
 from tritia.layerwise._names import leaf_names
 from tritia.layerwise._recording import Record, evaluate
 from tritia.layerwise._uses import LayerInputs
@@ -124,6 +125,52 @@ def with_layer_inputs(
         return result, by_name
 
     return recorded
+
+
+def layer_axes(
+    loss: Callable[..., Any], *, has_aux: bool = False, skip: Sequence[str] = ()
+) -> Callable[..., dict[str, MatrixAxes | None]]:
+    """Makes a function that says which axes of params hold the inputs of a layer.
+
+    It is needed where these are not all axes but the last, as in Equinox's layers, in attention
+    with an axis for the heads, and in stacks of layers. Nothing is computed: the loss is traced.
+
+    Args:
+      loss: a function of params and of anything else, as for `with_layer_inputs`.
+      has_aux: whether the loss returns a pair, the value and something auxiliary.
+      skip: names of leaves that are not looked at.
+
+    Returns:
+      A function of the same arguments that returns a dict from the names of all leaves of params to
+      their `tritia.MatrixAxes`, None for those that are in no matrix product: the argument `axes`
+      of `tritia.spectral_momentum` and of the transforms that it is made of.
+
+    Raises:
+      ValueError: from the returned function, params whose use is not understood.
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia
+      >>> def loss(params, x):
+      ...   return jnp.mean((x @ params["weight"].T + params["bias"]) ** 2)
+      >>> params = {"bias": jnp.zeros(4), "weight": jnp.zeros((4, 3))}
+      >>> tritia.layer_axes(loss)(params, jnp.zeros((10, 3)))
+      {'bias': None, 'weight': MatrixAxes(inputs=(1,), outputs=(0,))}
+    """
+    recorded = with_layer_inputs(loss, has_aux=has_aux, skip=skip)
+
+    @functools.wraps(loss)
+    def axes(params: Any, *args: Any, **kwargs: Any) -> dict[str, MatrixAxes | None]:
+        found: dict[str, MatrixAxes | None] = dict.fromkeys(leaf_names(params))
+
+        def trace() -> None:
+            _, extra = recorded(params, *args, **kwargs)
+            inputs = extra[1] if has_aux else extra
+            found.update({name: one.axes for name, one in inputs.items()})
+
+        jax.eval_shape(trace)
+        return found
+
+    return axes
 
 
 def _is_array(leaf: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from tritia.layerwise._names import leaf_names
 
 
 class MatrixAxes(NamedTuple):
@@ -26,8 +28,25 @@ class MatrixAxes(NamedTuple):
     outputs: tuple[int, ...]
 
 
-Axes = Any
-"""A pytree of `MatrixAxes` that is a prefix of params, a function from params to one, or None."""
+Axes = Mapping[str, MatrixAxes | None] | None
+"""The axes of leaves by their names; None, and for each name that is missing, the usual ones."""
+
+
+def check_axes(axes: Any) -> None:
+    """Checks an argument `axes`.
+
+    Raises:
+      TypeError: it is no mapping from names to `MatrixAxes` or None.
+    """
+    mapping = {} if axes is None else axes
+    if not isinstance(mapping, Mapping) or not all(
+        isinstance(name, str) and (one is None or isinstance(one, MatrixAxes))
+        for name, one in mapping.items()
+    ):
+        raise TypeError(
+            "axes must be a dict from names of leaves, such as 'layers/0/kernel', to"
+            f" tritia.MatrixAxes or None; got {axes!r}."
+        )
 
 
 def axes_of(axes: Axes, params: Any) -> list[MatrixAxes]:
@@ -37,52 +56,29 @@ def axes_of(axes: Axes, params: Any) -> list[MatrixAxes]:
     out dense and convolution kernels; a vector is a matrix of one row.
 
     Raises:
-      ValueError: `axes` is no prefix of params, or names an axis twice or one that a leaf lacks.
-      TypeError: `axes` holds something else than `MatrixAxes` or None.
+      ValueError: `axes` names an axis twice, or one that a leaf lacks.
     """
-    leaves = jax.tree.leaves(params)
-    given = axes(params) if callable(axes) else axes
-    if given is None:
-        return [_default(jnp.ndim(leaf)) for leaf in leaves]
-    try:
-        each = jax.tree.leaves(
-            jax.tree.map(
-                lambda one, part: [one] * len(jax.tree.leaves(part)),
-                given,
-                params,
-                is_leaf=_is_axes,
-            ),
-            is_leaf=_is_axes,
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "axes must have the structure of params, or that of its upper part, with a MatrixAxes"
-            f" or None at each end: {error}"
-        ) from error
-    return [_checked(one, leaf) for one, leaf in zip(each, leaves, strict=True)]
-
-
-def _is_axes(node: Any) -> bool:
-    return node is None or isinstance(node, MatrixAxes)
+    given = axes or {}
+    return [
+        _checked(given.get(name), name, leaf)
+        for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True)
+    ]
 
 
 def _default(ndim: int) -> MatrixAxes:
     return MatrixAxes(tuple(range(ndim - 1)), tuple(range(ndim))[-1:])
 
 
-def _checked(axes: Any, leaf: Any) -> MatrixAxes:
+def _checked(axes: MatrixAxes | None, name: str, leaf: Any) -> MatrixAxes:
     ndim = jnp.ndim(leaf)
     if axes is None:
         return _default(ndim)
-    if not isinstance(axes, MatrixAxes):
-        raise TypeError(f"axes must hold tritia.MatrixAxes or None; got {axes!r}.")
     named = [*axes.inputs, *axes.outputs]
-    if any(not -ndim <= axis < ndim for axis in named) or len({a % ndim for a in named}) < len(
-        named
-    ):
+    known = all(-ndim <= axis < ndim for axis in named)
+    if not known or len({axis % ndim for axis in named}) < len(named):
         raise ValueError(
-            f"axes has {axes} for an array of shape {tuple(jnp.shape(leaf))}; each axis of the"
-            " array may be named once."
+            f"axes has {axes} for {name!r}, of shape {tuple(jnp.shape(leaf))}; it may name each"
+            " axis of the array once."
         )
     return MatrixAxes(*(tuple(axis % ndim for axis in part) for part in axes))
 
@@ -109,5 +105,4 @@ def from_matrices(axes: MatrixAxes, matrices: jax.Array, shape: Sequence[int]) -
     """Returns the array of this shape whose matrices `to_matrices` gives."""
     order = (*stack_axes(axes, len(shape)), *axes.inputs, *axes.outputs)
     transposed = matrices.reshape([shape[axis] for axis in order])
-    back: Callable[[int], int] = order.index
-    return transposed.transpose([back(axis) for axis in range(len(shape))])
+    return transposed.transpose([order.index(axis) for axis in range(len(shape))])

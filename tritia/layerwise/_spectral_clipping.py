@@ -13,7 +13,14 @@ from tritia._batching import lockstep_cond, one_at_a_time
 from tritia._trees import compute_dtype
 from tritia.alternating import growing_period
 from tritia.alternating._arguments import is_placeholder
-from tritia.layerwise._matrices import Axes, axes_of, from_matrices, shape_of, to_matrices
+from tritia.layerwise._matrices import (
+    Axes,
+    axes_of,
+    check_axes,
+    from_matrices,
+    shape_of,
+    to_matrices,
+)
 
 SMALLEST_REST = 1e-4
 """The least share of |M|^2 that the singular values left alone are taken to have."""
@@ -81,11 +88,10 @@ def scale_by_spectral_clipping(
         matrix; static.
       refresh_period: steps between two refreshes of V, >= 1; a number or a schedule. The first step
         refreshes. By default it grows from 1 to 5, because V starts from nothing.
-      axes: which axes of each array are the rows and the columns: a pytree of
-        `tritia.MatrixAxes` (or None) that is params' structure or the upper part of it,
-        or a function from params to such a tree. By default the columns are the last axis and the
-        rows are all others: a convolution kernel is a matrix with one column for each filter, a
-        vector a matrix of one row.
+      axes: which axes of an array are its rows and its columns: a dict from names of leaves, such
+        as "layers/0/kernel", to `tritia.MatrixAxes`, as `tritia.layer_axes` finds it. For leaves
+        that it lacks the columns are the last axis and the rows are all others: a convolution
+        kernel is a matrix with one column for each filter, a vector a matrix of one row.
 
     Returns:
       An `optax.GradientTransformation` with a `SpectralClippingState`.
@@ -121,6 +127,7 @@ def scale_by_spectral_clipping(
     """
     rank = check_static_int("rank", rank, minimum=0)
     check_number("refresh_period", refresh_period, minimum=1)
+    check_axes(axes)
 
     def init_fn(params: optax.Params) -> SpectralClippingState:
         zero = jnp.zeros((), jnp.int32)

@@ -7,13 +7,15 @@
 * `drive` lets an Optuna study choose the settings, a batch at a time.
 """
 
+from tritia.sweeps._halving import Halving as Halving
 from tritia.sweeps._problem import (
     Problem as Problem,
     minibatches as minibatches,
     nnx_problem as nnx_problem,
     plain_problem as plain_problem,
 )
-from tritia.sweeps._runner import Halving as Halving, Result as Result, build as build, run as run
+from tritia.sweeps._result import Result as Result
+from tritia.sweeps._runner import build as build, run as run
 from tritia.sweeps._space import (
     choice as choice,
     draw as draw,

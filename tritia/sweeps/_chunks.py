@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +16,15 @@ def bytes_of(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def evenly(lanes: int, settings: int, seeds: int) -> tuple[int, int]:
-    """Returns how many settings and seeds to train at once, at most `lanes` of them together.
+def evenly(runs: int, settings: int, seeds: int) -> tuple[int, int]:
+    """Returns how many settings and seeds to train at once, at most `runs` runs together.
 
     All seeds of some settings, or some seeds of one setting, in chunks as equal as can be.
     """
-    if lanes >= seeds:
-        wide = min(settings, lanes // seeds)
+    if runs >= seeds:
+        wide = min(settings, runs // seeds)
         return math.ceil(settings / math.ceil(settings / wide)), seeds
-    return 1, math.ceil(seeds / math.ceil(seeds / lanes))
+    return 1, math.ceil(seeds / math.ceil(seeds / runs))
 
 
 def split(count: int, size: int) -> Iterator[np.ndarray]:
@@ -61,35 +59,3 @@ def take(tree: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
     """Returns the given settings and seeds of a tree, on the device."""
     picked = jax.tree.map(lambda x: x[rows][:, columns], tree)
     return jax.device_put(picked, jax.local_devices()[0])
-
-
-@contextlib.contextmanager
-def progress_bar(shown: bool, work: float) -> Iterator[Callable[[float], None]]:
-    """Shows a progress bar on standard error while it lasts, where that is a terminal.
-
-    Yields:
-      A function that adds to what is done, of `work`.
-    """
-    if not shown or importlib.util.find_spec("rich") is None:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    screen = Console(stderr=True)
-    columns = (
-        TextColumn("sweep"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("sweep", total=work)
-        yield lambda done: bar.advance(task, done)

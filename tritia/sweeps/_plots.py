@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tritia.sweeps._runner import Result
+from tritia.sweeps._result import Result
 
 _MOST_NUMBERS = 3
 _BEST = "#D55E00"

@@ -30,6 +30,7 @@ class Problem(NamedTuple):
 def plain_problem(
     init: Callable[[jax.Array], Any],
     loss: Callable[[Any, Any], jax.Array],
+    *,
     evaluate: Callable[[Any, Any], jax.Array] | None = None,
 ) -> Problem:
     """Makes a problem from plain functions of params, Linen's `module.apply` among them.
@@ -58,8 +59,8 @@ def plain_problem(
 def nnx_problem(
     model: Callable[[Any], Any],
     loss: Callable[[Any, Any], jax.Array],
-    evaluate: Callable[[Any, Any], jax.Array] | None = None,
     *,
+    evaluate: Callable[[Any, Any], jax.Array] | None = None,
     wrt: Any = None,
 ) -> Problem:
     """Makes a problem from a Flax NNX model; needs Flax.
@@ -105,7 +106,9 @@ def nnx_problem(
     return Problem(init, of_model, None if evaluate is None else evaluation)
 
 
-def minibatches(size: int, rows: Any = lambda data: data) -> Callable[..., Any]:
+def minibatches(
+    size: int, *, rows: Callable[[Any], Any] = lambda data: data
+) -> Callable[[jax.Array, Any, Any], Any]:
     """Returns a `batch` function that draws rows at random, with replacement.
 
     Args:
@@ -118,7 +121,7 @@ def minibatches(size: int, rows: Any = lambda data: data) -> Callable[..., Any]:
 
     Raises:
       ValueError: `size` is below 1.
-      TypeError: `size` is no int.
+      TypeError: `size` is not an int.
 
     Examples:
       >>> import jax, jax.numpy as jnp, tritia.sweeps

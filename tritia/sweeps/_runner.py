@@ -1,11 +1,9 @@
-"""Runs a sweep: chunks that fit the memory, records, halving, and what came of it."""
+"""Runs a sweep: groups that fit the memory, records, halving, and what came of it."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Required, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,13 @@ import optax
 
 from tritia._arguments import check_static_int
 from tritia.sweeps import _chunks as chunks
-from tritia.sweeps._lanes import Lanes, Plan, compile_lanes, iterate, lane_bytes
+from tritia.sweeps._halving import Halving, fewer, rung_ends, spans
 from tritia.sweeps._problem import Problem
+from tritia.sweeps._result import Curves, Result
+from tritia.sweeps._vmapped import Carry, Plan, VmappedRuns, bytes_of_a_run, compile_runs, iterate
+
+MakeTransform = Callable[[Mapping[str, Any]], optax.GradientTransformation]
+Progress = Callable[[float], None]
 
 _MOST_RECORDS = 20
 # Params, gradients, updates and what a step computes besides: a first guess, the compiler corrects.
@@ -26,68 +29,27 @@ class MemoryTooSmall(ValueError):
     """`memory` does not hold one setting with one seed."""
 
 
-class TooFewRecords(ValueError):
-    """`records` leaves no record for a rung of `halving`."""
+class Options(TypedDict, total=False):
+    """The keyword arguments of `build`, for `run`."""
 
-
-class Halving(NamedTuple):
-    """Successive halving: the best settings go on, the others stop.
-
-    After records / factor^rungs records one setting in `factor` goes on, after records /
-    factor^(rungs - 1) again, and so on; the last ones are trained to the end. It saves time where
-    the early curve foretells the late one. Each rung is compiled by itself, since fewer lanes are
-    another computation, so it pays where training takes longer than compiling.
-
-    Attributes:
-      factor: one setting in this many goes on, >= 2.
-      rungs: how many times, >= 1.
-    """
-
-    factor: int = 3
-    rungs: int = 2
-
-
-class Result(NamedTuple):
-    """What came of a sweep.
-
-    Attributes:
-      best: the setting with the best score; the first of them where all diverged.
-      settings: all of them, as they were passed.
-      scores: (settings,), the value at a setting's last record, averaged over seeds; infinite,
-        on the bad side, where one seed diverged. Settings that halving stopped have the score at
-        which they were stopped, and are never the best.
-      losses: (settings, seeds, records), the training loss, averaged over the steps between two
-        records; NaN after halving stopped the setting.
-      values: (settings, seeds, records), what the problem's `evaluate` returned; the training
-        losses where there is none.
-      steps: (records,), the steps taken at each record.
-      diverged: (settings, seeds), whether a loss or a value was not finite.
-      trained: (settings,), the records that the setting was trained for.
-      params: those of the best setting, with a leading axis of seeds; where the transform has an
-        iterate besides its params (`evaluation_params`), that one.
-      lanes: the most settings and seeds that were trained at once.
-      bytes: the memory that this took according to the compiler, data included.
-    """
-
-    best: Mapping[str, float]
-    settings: Sequence[Mapping[str, float]]
-    scores: np.ndarray
-    losses: np.ndarray
-    values: np.ndarray
-    steps: np.ndarray
-    diverged: np.ndarray
-    trained: np.ndarray
-    params: Any
-    lanes: tuple[int, int]
-    bytes: int
+    steps: Required[int]
+    batch: Callable[[Any, Any, Any], Any] | None
+    extra: Callable[[Any], Mapping[str, Any]] | None
+    evaluation_params: Callable[[Any, Any], Any]
+    seeds: int | Sequence[int]
+    records: int | None
+    memory: int | None
+    halving: Halving | None
+    maximise: bool
+    progress: Progress | None
 
 
 def run(
-    make_transform: Callable[[Mapping[str, Any]], optax.GradientTransformation],
+    make_transform: MakeTransform,
     settings: Sequence[Mapping[str, float]],
     problem: Problem,
     data: Any,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Result:
     """Trains with every setting and every seed as one vmapped, compiled computation.
 
@@ -96,7 +58,7 @@ def run(
       settings: what to try, such as `grid` and `draw` return; the same names in each.
       problem: what `plain_problem` or `nnx_problem` return.
       data: a pytree of arrays, handed to `batch` and to the problem's `evaluate`.
-      **options: arguments of `build`.
+      **options: the keyword arguments of `build`; `steps` is required.
 
     Returns:
       The `Result`.
@@ -123,24 +85,24 @@ def run(
 
 
 def build(
-    make_transform: Callable[[Mapping[str, Any]], optax.GradientTransformation],
+    make_transform: MakeTransform,
     problem: Problem,
     data: Any,
     *,
     steps: int,
     batch: Callable[[Any, Any, Any], Any] | None = None,
-    extra: Callable[[Any], dict[str, Any]] | None = None,
+    extra: Callable[[Any], Mapping[str, Any]] | None = None,
     evaluation_params: Callable[[Any, Any], Any] = iterate,
     seeds: int | Sequence[int] = 1,
     records: int | None = None,
     memory: int | None = None,
     halving: Halving | None = None,
     maximise: bool = False,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> Callable[[Sequence[Mapping[str, float]]], Result]:
     """Makes a function that runs sweeps and compiles once for all sweeps of one size.
 
-    Every seed starts from the same params and sees the same batches under every setting. A lane
+    Every seed starts from the same params and sees the same batches under every setting. A setting
     that diverges disturbs no other: the numbers of the others are the same, bit for bit.
 
     Args:
@@ -158,21 +120,21 @@ def build(
       seeds: how many, or which; each seed has its own initial params and batches.
       records: how many points the curves have, a divisor of `steps`; None takes the greatest up to
         20.
-      memory: bytes that the lanes trained at once, with the data, may take by the compiler's
-        count; what does not fit waits for its turn. None trains all at once. Other widths round
-        otherwise, which a run at the edge of divergence amplifies.
+      memory: bytes that what is trained at once, with the data, may take by the compiler's count;
+        the rest waits for its turn. None trains all at once. A computation over another number of
+        settings rounds differently, which a run at the edge of divergence amplifies.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
       maximise: whether a greater value is better.
-      progress: whether to show a progress bar, where there is a terminal and Rich is installed.
+      progress: called after each record with the fraction of the work that is done, in (0, 1].
 
     Returns:
       A function from settings to a `Result`.
 
     Raises:
-      ValueError: an argument out of its range; `memory` does not hold one lane (the message says
-        what one takes).
+      ValueError: an argument out of its range; `memory` does not hold one setting with one seed
+        (the message says what that takes).
       TypeError: an argument of the wrong type.
 
     Examples:
@@ -186,28 +148,10 @@ def build(
       [{'learning_rate': 0.01}, {'learning_rate': 0.04}]
     """
     steps = check_static_int("steps", steps, minimum=1)
-    if records is None:
-        records = max(n for n in range(1, _MOST_RECORDS + 1) if steps % n == 0)
-    records = check_static_int("records", records, minimum=1, maximum=steps)
-    if steps % records:
-        raise ValueError(f"records is {records}; it must divide steps, {steps}.")
+    records = _checked_records(records, steps)
     if memory is not None:
         memory = check_static_int("memory", memory, minimum=1)
-    if isinstance(seeds, (Sequence, np.ndarray)):
-        numbers = [
-            check_static_int(
-                "each of seeds",
-                int(seed) if isinstance(seed, np.integer) else seed,
-                minimum=0,
-                maximum=2**32 - 1,
-            )
-            for seed in seeds
-        ]
-    else:
-        numbers = list(range(check_static_int("seeds", seeds, minimum=1)))
-    if not numbers:
-        raise ValueError("seeds is empty; it needs one at least.")
-    ends = _rung_ends(halving, records)
+    numbers = _checked_seeds(seeds)
     plan = Plan(
         make_transform,
         problem,
@@ -216,115 +160,197 @@ def build(
         evaluation_params,
         steps // records,
     )
-    keys = jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.uint32))
-    data = jax.tree.map(jnp.asarray, data)
-    compiled: dict[tuple[tuple[str, ...], int, int], Lanes] = {}
-    evaluated = jax.jit(
-        jax.vmap(jax.vmap(lambda carry: evaluation_params(carry.state, carry.params)))
+    return _Sweep(
+        plan,
+        jax.tree.map(jnp.asarray, data),
+        jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.uint32)),
+        rung_ends(halving, records),
+        halving,
+        memory,
+        maximise,
+        progress or (lambda done: None),
     )
-    sign = -1.0 if maximise else 1.0
 
-    def lanes_for(names: tuple[str, ...], count: int) -> tuple[tuple[int, int], Lanes]:
-        """Returns how many settings and seeds to train at once, and that compiled."""
 
-        def compile_for(size: tuple[int, int]) -> Lanes:
-            key = (names, *size)
-            if key not in compiled:
-                shape = jax.ShapeDtypeStruct((size[0],), jnp.result_type(float))
-                shapes = dict.fromkeys(names, shape)
-                compiled[key] = compile_lanes(plan, shapes, keys[: size[1]], data)
-            return compiled[key]
+def _checked_records(records: int | None, steps: int) -> int:
+    if records is None:
+        return max(n for n in range(1, _MOST_RECORDS + 1) if steps % n == 0)
+    records = check_static_int("records", records, minimum=1, maximum=steps)
+    if steps % records:
+        raise ValueError(f"records is {records}; it must divide steps, {steps}.")
+    return records
 
-        if memory is None:
-            size = (count, len(keys))
-            return size, compile_for(size)
-        fixed = chunks.bytes_of(data)
-        each = _FIRST_GUESS * lane_bytes(plan, names, keys)
-        fitting = count * len(keys)
-        while True:
-            fitting = max(1, min(fitting, int((memory - fixed) // max(each, 1))))
-            size = chunks.evenly(fitting, count, len(keys))
-            lanes = compile_for(size)
-            if lanes.bytes <= memory:
-                return size, lanes
-            if fitting == 1:
-                raise MemoryTooSmall(
-                    f"memory is {memory} bytes; one setting with one seed and the data take"
-                    f" {lanes.bytes}."
-                )
-            each = (lanes.bytes - fixed) / (size[0] * size[1])
-            fitting -= 1
 
-    def sweep(settings: Sequence[Mapping[str, float]]) -> Result:
+def _checked_seeds(seeds: int | Sequence[int]) -> list[int]:
+    if not isinstance(seeds, (Sequence, np.ndarray)):
+        return list(range(check_static_int("seeds", seeds, minimum=1)))
+    if len(seeds) == 0:
+        raise ValueError("seeds is empty; it needs one at least.")
+    plain = (int(seed) if isinstance(seed, np.integer) else seed for seed in seeds)
+    return [check_static_int("each of seeds", seed, minimum=0, maximum=2**32 - 1) for seed in plain]
+
+
+class _Sweep:
+    """The function that `build` returns, with what it has compiled so far."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Any,
+        keys: jax.Array,
+        ends: list[int],
+        halving: Halving | None,
+        memory: int | None,
+        maximise: bool,
+        progress: Progress,
+    ):
+        self._plan, self._data, self._keys = plan, data, keys
+        self._ends, self._halving = ends, halving
+        self._memory, self._maximise, self._progress = memory, maximise, progress
+        self._compiled: dict[tuple[tuple[str, ...], tuple[int, int]], VmappedRuns] = {}
+        self._evaluated = jax.jit(
+            jax.vmap(jax.vmap(lambda carry: plan.evaluation_params(carry.state, carry.params)))
+        )
+
+    def __call__(self, settings: Sequence[Mapping[str, float]]) -> Result:
         names, table = _table(settings)
-        shape = (len(settings), len(keys), records)
-        losses, values = np.full(shape, np.nan), np.full(shape, np.nan)
-        trained = np.zeros(len(settings), int)
-        scores = np.full(len(settings), np.inf)
+        records = self._ends[-1]
+        curves = Curves(len(settings), len(self._keys), records, self._maximise)
+        tick = self._ticker(len(settings))
         alive = np.arange(len(settings))
-        kept: Any = None  # the carries of the settings alive, between rungs
-        best, best_params = None, None
-        used, used_bytes = (0, 0), 0
-
-        work = sum(n * (end - begin) for n, begin, end in _rungs(len(settings), ends, halving))
-        with chunks.progress_bar(progress, work) as tick:
-            for _, begin, end in _rungs(len(settings), ends, halving):
-                size, lanes = lanes_for(names, len(alive))
-                if lanes.bytes > used_bytes:
-                    used, used_bytes = size, lanes.bytes
-                states = []
-                for rows in chunks.split(len(alive), size[0]):
-                    chosen = {name: jnp.asarray(table[name][alive[rows]]) for name in names}
-                    pieces = []
-                    for columns in chunks.split(len(keys), size[1]):
-                        if kept is None:
-                            carry = lanes.start(chosen, keys[columns])
-                        else:
-                            carry = chunks.take(kept, rows, columns)
-                        for record in range(begin, end):
-                            first = jnp.asarray(record * plan.every, jnp.int32)
-                            carry, found = lanes.advance(carry, chosen, keys[columns], first, data)
-                            for array, new in zip((losses, values), found, strict=True):
-                                array[alive[rows][:, None], columns, record] = new
-                            tick(len(set(rows)) * len(set(columns)) / len(keys))
-                        if end == records:
-                            carry = evaluated(carry)
-                        pieces.append((columns, carry))
-                    here = alive[np.unique(rows)]
-                    trained[here] = end
-                    scores[here] = _scores(losses[here, :, :end], sign * values[here, :, :end])
-                    states.append((rows, chunks.join(pieces, axis=1)))
-                    if end == records:  # nothing but the best is needed any more
-                        ((rows, params),) = states
-                        winner = int(here[np.argmin(scores[here])])
-                        if best is None or scores[winner] < scores[best]:
-                            best = winner
-                            position = int(np.flatnonzero(alive[rows] == winner)[0])
-                            best_params = jax.tree.map(lambda x, i=position: x[i], params)
-                        states = []
+        kept: Any = None  # the carries of the settings alive, between two rungs
+        best, best_params = -1, None
+        at_once, most_bytes = (0, 0), 0
+        for _, begin, end in spans(len(settings), self._ends, self._halving):
+            size, runs = self._that_fit(names, len(alive))
+            if runs.bytes > most_bytes:
+                at_once, most_bytes = size, runs.bytes
+            states = []
+            for rows in chunks.split(len(alive), size[0]):
+                chosen = {name: jnp.asarray(table[name][alive[rows]]) for name in names}
+                carry_in = None if kept is None else (kept, rows)
+                found = self._train(
+                    runs, chosen, alive[rows], size[1], carry_in, range(begin, end), curves, tick
+                )
+                here = alive[np.unique(rows)]
+                curves.finish(here, end)
                 if end < records:
-                    ranking = np.argsort(scores[alive], kind="stable")
-                    staying = np.sort(ranking[: _fewer(len(alive), halving)])
-                    kept = chunks.take(chunks.join(states, axis=0), staying, np.arange(len(keys)))
-                    alive = alive[staying]
-        assert best is not None
-        seen = np.arange(records) < trained[:, None, None]
-        finite = np.isfinite(losses) & np.isfinite(values)
+                    states.append((rows, found))
+                    continue
+                # Nothing but the best is needed any more.
+                winner = int(here[np.argmin(curves.scores[here])])
+                if best < 0 or curves.scores[winner] < curves.scores[best]:
+                    best = winner
+                    position = int(np.flatnonzero(alive[rows] == winner)[0])
+                    best_params = jax.tree.map(lambda x, i=position: x[i], found)
+            if end < records:
+                ranking = np.argsort(curves.scores[alive], kind="stable")
+                staying = np.sort(ranking[: fewer(len(alive), self._halving)])
+                all_seeds = np.arange(len(self._keys))
+                kept = chunks.take(chunks.join(states, axis=0), staying, all_seeds)
+                alive = alive[staying]
         return Result(
             best=dict(settings[best]),
             settings=list(settings),
-            scores=sign * scores,
-            losses=losses,
-            values=values,
-            steps=plan.every * np.arange(1, records + 1),
-            diverged=np.any(~finite & seen, axis=2),
-            trained=trained,
+            scores=curves.sign * curves.scores,
+            losses=curves.losses,
+            values=curves.values,
+            steps=self._plan.every * np.arange(1, records + 1),
+            diverged=curves.diverged(),
+            trained=curves.trained,
             params=best_params,
-            lanes=used,
-            bytes=used_bytes,
+            at_once=at_once,
+            bytes=most_bytes,
         )
 
-    return sweep
+    def _train(
+        self,
+        runs: VmappedRuns,
+        chosen: Mapping[str, jax.Array],
+        settings: np.ndarray,
+        seeds_at_once: int,
+        carry_in: tuple[Carry, np.ndarray] | None,
+        records: range,
+        curves: Curves,
+        tick: Callable[[float], None],
+    ) -> Any:
+        """Trains some settings with all seeds over some records.
+
+        Args:
+          runs: compiled for so many settings and seeds.
+          chosen: the numbers of the settings, by name.
+          settings: which ones they are.
+          seeds_at_once: of them.
+          carry_in: the carries of all settings alive and the positions of these; None to start.
+          records: which.
+          curves: where they go.
+          tick: called with how many records of how many settings have been added.
+
+        Returns:
+          The carries, or after the last record the params to evaluate.
+        """
+        pieces = []
+        for columns in chunks.split(len(self._keys), seeds_at_once):
+            keys = self._keys[columns]
+            if carry_in is None:
+                carry = runs.start(chosen, keys)
+            else:
+                carry = chunks.take(*carry_in, columns)
+            for number in records:
+                first = jnp.asarray(number * self._plan.every, jnp.int32)
+                carry, found = runs.advance(carry, chosen, keys, first, self._data)
+                curves.record(settings, columns, number, found)
+                tick(len(set(settings)) * len(set(columns)) / len(self._keys))
+            pieces.append(
+                (columns, self._evaluated(carry) if records.stop == self._ends[-1] else carry)
+            )
+        return chunks.join(pieces, axis=1)
+
+    def _that_fit(self, names: tuple[str, ...], count: int) -> tuple[tuple[int, int], VmappedRuns]:
+        """Returns how many settings and seeds to train at once, and that compiled."""
+        seeds = len(self._keys)
+        if self._memory is None:
+            return (count, seeds), self._compile(names, (count, seeds))
+        fixed = chunks.bytes_of(self._data)
+        each = _FIRST_GUESS * bytes_of_a_run(self._plan, names, self._keys)
+        fitting = count * seeds
+        while True:
+            fitting = max(1, min(fitting, int((self._memory - fixed) // max(each, 1))))
+            size = chunks.evenly(fitting, count, seeds)
+            runs = self._compile(names, size)
+            if runs.bytes <= self._memory:
+                return size, runs
+            if fitting == 1:
+                raise MemoryTooSmall(
+                    f"memory is {self._memory} bytes; one setting with one seed and the data take"
+                    f" {runs.bytes}."
+                )
+            each = (runs.bytes - fixed) / (size[0] * size[1])
+            fitting -= 1
+
+    def _compile(self, names: tuple[str, ...], size: tuple[int, int]) -> VmappedRuns:
+        key = (names, size)
+        if key not in self._compiled:
+            shape = jax.ShapeDtypeStruct((size[0],), jnp.result_type(float))
+            shapes = dict.fromkeys(names, shape)
+            self._compiled[key] = compile_runs(
+                self._plan, shapes, self._keys[: size[1]], self._data
+            )
+        return self._compiled[key]
+
+    def _ticker(self, settings: int) -> Callable[[float], None]:
+        """Returns a function that adds to the work done and reports the fraction."""
+        work = sum(
+            n * (end - begin) for n, begin, end in spans(settings, self._ends, self._halving)
+        )
+        done = 0.0
+
+        def tick(more: float) -> None:
+            nonlocal done
+            done += more
+            self._progress(min(1.0, done / work))
+
+        return tick
 
 
 def _table(
@@ -351,37 +377,3 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"a setting's {name} is {value!r}; allowed: numbers.") from None
-
-
-def _scores(losses: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns each setting's last value averaged over seeds, infinite where one diverged."""
-    well = np.isfinite(losses).all(axis=(1, 2)) & np.isfinite(values).all(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        return np.where(well, values[:, :, -1].mean(axis=1), np.inf)
-
-
-def _rung_ends(halving: Halving | None, records: int) -> list[int]:
-    """Returns the records at which settings are stopped, and the last one."""
-    if halving is None:
-        return [records]
-    if not isinstance(halving, Halving):
-        raise TypeError(f"halving must be a tritia.sweeps.Halving or None; got {halving!r}.")
-    factor = check_static_int("factor of halving", halving.factor, minimum=2)
-    rungs = check_static_int("rungs of halving", halving.rungs, minimum=1)
-    ends = [round(records / factor**power) for power in range(rungs, -1, -1)]
-    if ends[0] < 1 or len(set(ends)) < len(ends):
-        raise TooFewRecords(
-            f"records is {records}; {rungs} rungs of factor {factor} need {factor**rungs} at least."
-        )
-    return ends
-
-
-def _fewer(count: int, halving: Halving | None) -> int:
-    return count if halving is None else math.ceil(count / halving.factor)
-
-
-def _rungs(count: int, ends: list[int], halving: Halving | None) -> Iterator[tuple[int, int, int]]:
-    """Yields, for each rung, how many settings are in it, its first record and its end."""
-    for begin, end in itertools.pairwise([0, *ends]):
-        yield count, begin, end
-        count = _fewer(count, halving)

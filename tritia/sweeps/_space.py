@@ -28,7 +28,7 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
 
     Raises:
       ValueError: a name has no numbers, or there is no name.
-      TypeError: something else than a list of numbers.
+      TypeError: something other than a list of numbers.
 
     Examples:
       >>> import tritia.sweeps
@@ -50,7 +50,7 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*columns)]
 
 
-def draw(count: int, seed: int = 0, **samplers: Sampler | float) -> list[dict[str, float]]:
+def draw(count: int, *, seed: int = 0, **samplers: Sampler | float) -> list[dict[str, float]]:
     """Returns random settings.
 
     Args:
@@ -64,7 +64,7 @@ def draw(count: int, seed: int = 0, **samplers: Sampler | float) -> list[dict[st
 
     Raises:
       ValueError: `count` is below 1, or there is no name.
-      TypeError: `count` is no int.
+      TypeError: `count` is not an int.
 
     Examples:
       >>> import tritia.sweeps

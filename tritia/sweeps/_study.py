@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tritia._arguments import check_static_int
-from tritia.sweeps._runner import Result
+from tritia.sweeps._result import Result
 
 
 def drive(
@@ -34,7 +34,7 @@ def drive(
 
     Raises:
       ValueError: `batches` or `size` is below 1.
-      TypeError: `batches` or `size` is no int.
+      TypeError: `batches` or `size` is not an int.
 
     References:
       `Optuna: Ask-and-Tell Interface

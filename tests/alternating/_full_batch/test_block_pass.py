@@ -1,4 +1,4 @@
-"""The sweep as a whole: it never raises the objective, stays feasible, and rests at its minimum."""
+"""The block pass: it never raises the objective, stays feasible, and rests at a minimum."""
 
 import functools
 import itertools
@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tritia.alternating._blocks.activations import ACTIVATIONS
+from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import LOSSES
 from tritia.alternating._blocks.rows import Rows
-from tritia.alternating._full_batch.block_pass import sweep
+from tritia.alternating._examples import Examples
+from tritia.alternating._full_batch.block_pass import update_blocks
+from tritia.alternating._full_batch.coefficients import Inertias
 from tritia.alternating._full_batch.problem import (
-    Data,
-    History,
-    Inertias,
+    Displacements,
     Method,
     Numbers,
-    forward,
+    Variables,
     objective,
 )
 from tritia.inertia import Inertia
@@ -34,9 +35,9 @@ def method(coupling="penalty", step="exact", order="backward", activation="relu"
         activations=(ACTIVATIONS[activation],) * (DEPTH - 1),
         loss=LOSSES[changes.pop("loss", "softmax_cross_entropy")],
         coupling=coupling,
-        weight_steps=(step,) * DEPTH,
+        kernel_steps=(step,) * DEPTH,
         by_rows=(False,) * DEPTH,
-        sweep=order,
+        block_order=order,
         **changes,
     )
 
@@ -50,32 +51,45 @@ def problem(seed, loss="softmax_cross_entropy"):
     x = jax.random.normal(keys[-1], (N, SIZES[0]))
     labels = jax.random.randint(keys[-2], (N,), 0, SIZES[-1])
     targets = jax.nn.one_hot(labels, SIZES[-1], dtype=x.dtype)
-    return kernels, tuple(jnp.zeros(k) for k in SIZES[1:]), Data(x, targets, Rows())
+    return kernels, tuple(jnp.zeros(k) for k in SIZES[1:]), Examples(x, targets, Rows())
 
 
 def numbers(rho=0.3, gamma=0.2, mu=0.1, tau=0.0, eps=0.5):
     return Numbers((rho,) * DEPTH, (gamma,) * (DEPTH - 1), (mu,) * DEPTH, tau, eps)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def train(method, sweeps, seed, numbers, coefficients):
-    """Sweeps with one compilation per method; returns the objectives and the last result."""
-    kernels, biases, data = problem(seed)
-    start = forward(method, data.inputs, kernels, biases)
-    inertias = Inertias(*(Inertia(*coefficients),) * 5)
-    history = History(
-        jax.tree.map(jnp.zeros_like, start.kernels),
-        jax.tree.map(jnp.zeros_like, start.activations),
-        jnp.ones(DEPTH) if method.weight_steps[0] == "backtracking" else (),
+def feasible(method, kernels, biases, examples):
+    """The variables of a forward pass, where every coupling holds."""
+    z, a = forward_pass(kernels, biases, method.activations, examples.inputs)
+    return Variables(kernels, biases, z, a[1:])
+
+
+def at_rest(variables):
+    return Displacements(
+        jax.tree.map(jnp.zeros_like, variables.kernels),
+        jax.tree.map(jnp.zeros_like, variables.activations),
     )
 
-    def body(carry, _):
-        result = sweep(method, numbers, inertias, *carry, data)
-        return (result.variables, result.history), (result.objective, result.rejected)
 
-    first = objective(method, numbers, start, data)[0]
-    (variables, history), (values, rejected) = jax.lax.scan(body, (start, history), length=sweeps)
-    return jnp.concatenate([first[None], values]), rejected, variables, history
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(method, passes, seed, numbers, coefficients):
+    """Passes with one compilation per method; returns the objectives and the last variables."""
+    kernels, biases, examples = problem(seed)
+    start = feasible(method, kernels, biases, examples)
+    inertias = Inertias(*(Inertia(*coefficients),) * 5)
+    tau = jnp.ones(DEPTH) if method.kernel_steps[0] == "backtracking" else ()
+
+    def body(carry, _):
+        variables, displacements, tau = carry
+        result = update_blocks(
+            method, numbers, inertias, variables, examples, displacements=displacements, tau=tau
+        )
+        carry = result.variables, result.displacements, result.tau
+        return carry, (result.objective, result.rejected)
+
+    first = objective(method, numbers, start, examples)[0]
+    carry, (values, rejected) = jax.lax.scan(body, (start, at_rest(start), tau), length=passes)
+    return jnp.concatenate([first[None], values]), rejected, carry[0]
 
 
 coefficient = st.floats(-0.5, 1.5)
@@ -117,19 +131,17 @@ def test_with_the_safeguard_the_objective_never_rises(step, order, activation, s
     ("order", "activation"),
     [("forward", "relu"), ("backward", "tanh"), ("symmetric", "relu6"), ("backward", "softplus")],
 )
-def test_inequality_sweeps_are_feasible(order, activation):
-    """Also right after eps has shrunk far below what the last sweep allowed."""
+def test_inequality_passes_are_feasible(order, activation):
+    """Also right after eps has shrunk far below what the last pass allowed."""
     chosen = method("inequality", "exact", order, activation)
-    kernels, biases, data = problem(0)
-    variables = forward(chosen, data.inputs, kernels, biases)
-    history = History(
-        jax.tree.map(jnp.zeros_like, kernels), jax.tree.map(jnp.zeros_like, variables.activations)
-    )
+    kernels, biases, examples = problem(0)
+    variables = feasible(chosen, kernels, biases, examples)
+    displacements = at_rest(variables)
     inertias = Inertias(*(Inertia(0.5, 0.4, 0.6),) * 5)
-    step = jax.jit(functools.partial(sweep, chosen))
+    step = jax.jit(functools.partial(update_blocks, chosen))
     for eps in (10.0, 2.0, 0.1, 0.1, 1e-3):
-        result = step(numbers(eps=eps), inertias, variables, history, data)
-        variables, history = result.variables, result.history
+        result = step(numbers(eps=eps), inertias, variables, examples, displacements=displacements)
+        variables, displacements = result.variables, result.displacements
         for a, z in zip(variables.activations, variables.pre_activations, strict=False):
             gap = jnp.abs(a - ACTIVATIONS[activation].value(z))
             assert float(jnp.max(gap)) <= eps + 1e-5
@@ -149,13 +161,13 @@ def test_zero_inertia_is_the_plain_method_exactly(coupling, step):
     """Traced zeros go through every extrapolation; Python zeros skip them."""
     chosen = method(coupling, step, safeguard=False)
     extrapolated = train(chosen, 3, 0, numbers(), (0.0, 0.0, 0.0))[2]
-    kernels, biases, data = problem(0)
-    variables = forward(chosen, data.inputs, kernels, biases)
-    history = History(tau=jnp.ones(DEPTH)) if step == "backtracking" else History()
-    one = jax.jit(lambda v, h, d: sweep(chosen, numbers(), Inertias(), v, h, d))
+    kernels, biases, examples = problem(0)
+    variables = feasible(chosen, kernels, biases, examples)
+    tau = jnp.ones(DEPTH) if step == "backtracking" else ()
+    one = jax.jit(lambda v, t, d: update_blocks(chosen, numbers(), Inertias(), v, d, tau=t))
     for _ in range(3):
-        result = one(variables, history, data)
-        variables, history = result.variables, result.history
+        result = one(variables, tau, examples)
+        variables, tau = result.variables, result.tau
     for expected, actual in zip(
         jax.tree.leaves(variables), jax.tree.leaves(extrapolated), strict=True
     ):
@@ -172,26 +184,26 @@ def test_inertia_changes_the_iterates():
 
 
 def test_a_fixed_point_stays_fixed(x64):
-    _, _, variables, _ = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
-    _, _, data = problem(0)
+    _, _, variables = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
+    _, _, examples = problem(0)
     settled = numbers(1.0, 1.0, 2.0)
-    once = jax.jit(lambda v: sweep(method(), settled, Inertias(), v, History(), data))
+    once = jax.jit(lambda v: update_blocks(method(), settled, Inertias(), v, examples))
     again = once(variables).variables
     for before, after in zip(jax.tree.leaves(variables), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
 def test_a_fixed_point_has_no_gradient(x64):
-    """By autodiff of the objective, where relu is smooth: the sweep minimises what it says."""
+    """By autodiff of the objective, where relu is smooth: the pass minimises what it says."""
     chosen, settled = method(activation="tanh"), numbers(1.0, 1.0, 2.0)
-    _, _, variables, _ = train(chosen, 1000, 1, settled, (0.0, 0.0, 0.3))
-    _, _, data = problem(1)
-    gradient = jax.jit(jax.grad(lambda v: objective(chosen, settled, v, data)[0]))(variables)
+    _, _, variables = train(chosen, 1000, 1, settled, (0.0, 0.0, 0.3))
+    _, _, examples = problem(1)
+    gradient = jax.jit(jax.grad(lambda v: objective(chosen, settled, v, examples)[0]))(variables)
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) < 1e-6
 
 
 def test_rejections_are_reported():
     rejected = train(method(), 5, 0, numbers(), (0.0, 0.0, 5.0))[1]
-    assert float(jnp.max(rejected.weights)) == 1.0
+    assert float(jnp.max(rejected.kernels)) == 1.0
     calm = train(method(), 5, 0, numbers(), (0.0, 0.0, 0.0))[1]
-    assert float(jnp.max(calm.weights)) == 0.0
+    assert float(jnp.max(calm.kernels)) == 0.0

@@ -182,7 +182,7 @@ def test_training_with_it_beats_plain_gradients_on_scaled_inputs():
     [
         (None, r"update\(.*layer_inputs="),
         (make_inputs(9, 0)[:1], r"one array for each of the layers.*got 1"),
-        (jnp.ones((9, 4)), "no sequence"),
+        (jnp.ones((9, 4)), r"layer_inputs must be a sequence.*got ArrayImpl"),
         ((jnp.ones((9, 4)), jnp.ones((9, 6))), r"shape \(9, 6\) for layer 'layer1'.*\(9, 7\)"),
         ((jnp.ones((9, 4)), jnp.ones((8, 7))), r"shape \(8, 7\) for layer 'layer1'.*\(9, 7\)"),
     ],
@@ -192,6 +192,11 @@ def test_what_update_refuses(inputs, message):
     solver = tritia.scale_by_input_gram()
     with pytest.raises(ValueError, match=message):
         solver.update(params, solver.init(params), params, layer_inputs=inputs)
+
+
+def test_params_of_a_convolution_are_refused_in_its_own_name():
+    with pytest.raises(ValueError, match=r"a convolution; scale_by_input_gram needs kernels"):
+        tritia.scale_by_input_gram().init({"kernel": jnp.ones((3, 3, 1, 8))})
 
 
 def test_weights_of_another_length_are_refused():

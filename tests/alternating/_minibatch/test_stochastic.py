@@ -88,7 +88,7 @@ def test_with_large_damping_it_is_gradient_descent(x64, activation):
     ("bias", "target_step"), [(True, "gradient"), (False, "gradient"), (False, "exact")]
 )
 def test_a_small_step_on_all_rows_is_the_full_batch_weight_block(x64, bias, target_step):
-    """Same inputs, same targets: the kernels of `dense.weights_exact`, which tiam uses."""
+    """Same inputs, same targets: the kernels of `dense.kernel_exact`, which tiam uses."""
     params = make_params(*SIZES, dtype=jnp.float64, bias=bias)
     x, y = make_data()
     x = x.astype(jnp.float64)
@@ -107,7 +107,7 @@ def test_a_small_step_on_all_rows_is_the_full_batch_weight_block(x64, bias, targ
                 out = outputs(rest, jax.nn.relu(z)) if rest else z
                 return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(out, y))
 
-            block = dense.weights_exact(
+            block = dense.kernel_exact(
                 a,
                 z - rate * jax.grad(total_loss)(z),
                 dense.Layer(kernel, offset, z),

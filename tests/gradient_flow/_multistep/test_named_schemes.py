@@ -1,16 +1,18 @@
-"""Linear multistep schemes: their coefficients and what they promise."""
+"""Linear multistep schemes: their coefficients and properties."""
 
 import math
 from fractions import Fraction
 
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 import sympy
 from hypothesis import assume, given
 
 import tritia
-from tritia.gradient_flow._multistep.uneven_steps import adapt_to_step_sizes, arranged
+from tritia.gradient_flow._multistep.scheme import arranged
+from tritia.gradient_flow._multistep.uneven_steps import adapt_to_step_sizes
 
 # What an independent calculation gave: a, b, order, stability interval.
 PUBLISHED = {
@@ -36,8 +38,8 @@ def test_published_coefficients_order_and_interval(name):
     scheme, a, b, order, interval = PUBLISHED[name]
     assert scheme.a == tuple(map(Fraction, a.split()))
     assert scheme.b == tuple(map(Fraction, b.split()))
-    assert tritia.order(scheme) == order
-    assert tritia.stability_interval(scheme) == pytest.approx(interval, rel=1e-9)
+    assert scheme.order == order
+    assert scheme.stability_interval == pytest.approx(interval, rel=1e-9)
 
 
 # (order, steps): stability interval, damped interval, noise gain; from a linear programme over the
@@ -58,16 +60,16 @@ def test_every_stored_difference_scheme_is_checked():
 
 
 @pytest.mark.parametrize(("order", "steps"), WIDEST)
-def test_difference_schemes_keep_their_promises(order, steps):
+def test_difference_schemes_have_the_properties_they_were_made_for(order, steps):
     scheme = tritia.difference_scheme(order, steps)
     interval, damped, gain = WIDEST[order, steps]
     assert len(scheme.b) == 1
     assert all(isinstance(x, Fraction) for x in scheme.a + scheme.b)
-    assert tritia.order(scheme) == order  # exact: the Taylor conditions hold in fractions
-    assert tritia.root_condition(scheme) < 0.9
-    assert tritia.stability_interval(scheme) == pytest.approx(interval, abs=1e-5)
-    assert tritia.damped_interval(scheme) == pytest.approx(damped, abs=1e-5)
-    assert tritia.noise_gain(scheme) == pytest.approx(gain, rel=1e-5)
+    assert scheme.order == order  # exact: the Taylor conditions hold in fractions
+    assert scheme.parasitic_radius < 0.9
+    assert scheme.stability_interval == pytest.approx(interval, abs=1e-5)
+    assert scheme.damped_interval() == pytest.approx(damped, abs=1e-5)
+    assert scheme.noise_gain == pytest.approx(gain, rel=1e-5)
     if steps > 3:
         assert interval - damped < 0.02  # damped right up to the end
 
@@ -94,15 +96,15 @@ def test_intervals_against_a_brute_force_scan(scheme):
             power = np.linalg.matrix_power(companion, 2**16)
         return np.max(np.abs(power)) if np.all(np.isfinite(power)) else np.inf
 
-    interval = tritia.stability_interval(scheme)
+    interval = scheme.stability_interval
     for x in np.linspace(0.02, 0.99, 12) * interval:
         assert growth(x) < 1e3
     assert growth(1.01 * interval) > 1e6
-    damped = tritia.damped_interval(scheme)
+    damped = scheme.damped_interval()
     if damped:
         for x in np.linspace(0.1, damped * 0.9999, 60):
-            assert np.max(np.abs(tritia.characteristic_roots(scheme, x))) <= 0.98
-        assert np.max(np.abs(tritia.characteristic_roots(scheme, damped * 1.001))) > 0.98
+            assert np.max(np.abs(scheme.characteristic_roots(x))) <= 0.98
+        assert np.max(np.abs(scheme.characteristic_roots(damped * 1.001))) > 0.98
 
 
 @every_scheme
@@ -114,7 +116,7 @@ def test_noise_gain_against_a_simulated_impulse(scheme):
     for t in range(3000):
         steps[t] = sum(float(b) * impulse[t - j] for j, b in enumerate(scheme.b) if t >= j)
         steps[t] -= sum(w * steps[t - i] for i, w in enumerate(weights, 1) if t >= i)
-    assert tritia.noise_gain(scheme) == pytest.approx(np.sum(steps**2), rel=1e-8)
+    assert scheme.noise_gain == pytest.approx(np.sum(steps**2), rel=1e-8)
 
 
 @every_scheme
@@ -132,19 +134,27 @@ def test_order_and_error_constant_against_a_series(scheme):
         defect -= h * exact(b) * sympy.exp(-j * h)
     series = sympy.series(defect, h, 0, 8).removeO()
     leading = next(k for k in range(8) if series.coeff(h, k) != 0)
-    assert tritia.order(scheme) == leading - 1
+    assert scheme.order == leading - 1
     constant = series.coeff(h, leading) / sum(exact(b) for b in scheme.b)
-    assert sympy.Rational(str(tritia.error_constant(scheme))) == constant
+    assert sympy.Rational(str(scheme.error_constant)) == constant
+
+
+MEMORY = {  # past gradients of Adams, past points of the others; BDF has both
+    **{f"Adams-Bashforth {p}": p - 1 for p in range(2, 6)},
+    **{f"extrapolated BDF {p}": 2 * (p - 1) for p in range(2, 6)},
+    **{f"difference, order {p}, {k} steps": k - 1 for p, k in WIDEST},
+    "Euler (gradient descent)": 0,
+    "heavy ball 0.9": 1,
+}
 
 
 @every_scheme
-def test_memory_counts_what_the_state_holds(scheme):
-    import jax
-
+def test_the_state_keeps_no_more_than_the_scheme_reads(scheme):
     params = {"w": np.zeros(3, np.float32)}
     state = tritia.linear_multistep(0.1, scheme).init(params)
-    copies = jax.tree.leaves((state.steps, state.directions))
-    assert len(copies) == tritia.memory(scheme)
+    copies = jax.tree.leaves((state.displacements, state.directions))
+    assert len(copies) == MEMORY[scheme.name] == scheme.memory
+    assert all(leaf.shape == (3,) for leaf in copies)
 
 
 @pytest.mark.parametrize("steps", range(3, 9))
@@ -161,17 +171,17 @@ def test_the_undamped_optimum_is_known_in_closed_form(steps):
     past = [-w for w in weights]  # the A_i
     a = [1 - past[0], *(x - y for x, y in zip(past, [*past[1:], 0], strict=True))]
     scheme = tritia.LinearMultistep(a=a, b=(2 * share,))
-    assert tritia.order(scheme) == 2
-    assert tritia.stability_interval(scheme) == pytest.approx(2 * n, rel=1e-6)
-    assert tritia.noise_gain(scheme) == pytest.approx(2 / n, rel=1e-9)
+    assert scheme.order == 2
+    assert scheme.stability_interval == pytest.approx(2 * n, rel=1e-6)
+    assert scheme.noise_gain == pytest.approx(2 / n, rel=1e-9)
 
 
 def test_floats_are_as_good_as_fractions():
     scheme = tritia.difference_scheme(2, 3)
     rounded = tritia.LinearMultistep(a=(1.0, -1 / 3, 1 / 3), b=(4 / 3,))
-    assert tritia.order(rounded) == 2
-    assert float(tritia.error_constant(rounded)) == pytest.approx(5 / 12)
-    assert tritia.stability_interval(rounded) == pytest.approx(tritia.stability_interval(scheme))
+    assert rounded.order == 2
+    assert float(rounded.error_constant) == pytest.approx(5 / 12)
+    assert rounded.stability_interval == pytest.approx(scheme.stability_interval)
 
 
 @given(st.floats(0.0, 0.99))
@@ -179,8 +189,8 @@ def test_heavy_ball_interval_is_known(momentum):
     """In steps of h / (1 - m) the heavy ball is stable up to 2 (1 + m) / (1 - m)."""
     scheme = tritia.heavy_ball_scheme(momentum)
     expected = 2 * (1 + momentum) / (1 - momentum)
-    assert tritia.stability_interval(scheme) == pytest.approx(expected, rel=1e-6)
-    assert tritia.order(scheme) == 1
+    assert scheme.stability_interval == pytest.approx(expected, rel=1e-6)
+    assert scheme.order == 1
 
 
 @given(
@@ -243,9 +253,8 @@ def test_useless_coefficients_are_refused(a, b, message):
         (lambda: tritia.heavy_ball_scheme(1.0), ValueError, "momentum is 1.0"),
         (lambda: tritia.heavy_ball_scheme("x"), TypeError, "momentum must be a number"),
         (lambda: tritia.derive_scheme(2, a=(None,), b=(1,)), ValueError, "3 coefficients"),
-        (lambda: tritia.order("AB2"), TypeError, "scheme must be a tritia.LinearMultistep"),
         (
-            lambda: tritia.damped_interval(tritia.bdf_scheme(2), radius=1.5),
+            lambda: tritia.bdf_scheme(2).damped_interval(radius=1.5),
             ValueError,
             "radius is 1.5",
         ),
@@ -258,20 +267,20 @@ def test_wrong_arguments(call, error, message):
 
 def test_growth_limits():
     """Adams schemes bear any growth and are cut at 2; the 3-step difference bears about 1.5."""
-    assert tritia.growth_limit(tritia.adams_bashforth_scheme(3)) == 2.0
-    limit = tritia.growth_limit(tritia.difference_scheme(2, 3))
+    assert tritia.adams_bashforth_scheme(3).growth_limit == 2.0
+    limit = tritia.difference_scheme(2, 3).growth_limit
     assert limit == pytest.approx(1.5, abs=0.01)
 
 
 @every_scheme
 def test_past_the_growth_limit_displacements_grow(scheme):
     """Follow w' = 0 with steps that grow by a constant ratio: bounded only below the limit."""
-    limit = tritia.growth_limit(scheme)
+    limit = scheme.growth_limit
 
     def final(ratio):
         times = np.array([0.0, *-np.cumsum(ratio ** -np.arange(1.0, scheme.steps))])
         x, free = arranged(scheme, scheme.steps)
-        a = adapt_to_step_sizes(x, times, free, tritia.order(scheme))[: scheme.steps]
+        a = adapt_to_step_sizes(x, times, free, scheme.order)[: scheme.steps]
         past = [1.0, *[0.0] * (len(a) - 1)]
         for _ in range(3000):
             past = [float(np.dot(a, past)), *past[:-1]]
@@ -282,16 +291,14 @@ def test_past_the_growth_limit_displacements_grow(scheme):
         assert final(limit * 1.02) > 1e4
 
 
-def test_describe_prints_what_the_functions_say():
+def test_describe_prints_the_properties():
     scheme = tritia.bdf_scheme(3)
-    description = tritia.describe(scheme)
+    description = scheme.describe()
     assert description.order == 3
     assert description.error_constant == Fraction(3, 4)
     text = str(description)
     for part in ("extrapolated BDF 3", "3/4 = 0.75", "0.9524", "4 x params"):
         assert part in text
-    with pytest.raises(TypeError, match="scheme must be"):
-        tritia.describe(0.1)
 
 
 def test_stability_region_is_drawn():
@@ -300,7 +307,7 @@ def test_stability_region_is_drawn():
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    ax = tritia.plot_stability_region(tritia.adams_bashforth_scheme(1), tritia.bdf_scheme(2))
+    ax = tritia.adams_bashforth_scheme(1).plot_stability_region(tritia.bdf_scheme(2))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "Euler (gradient descent)",
         "extrapolated BDF 2",
@@ -308,5 +315,32 @@ def test_stability_region_is_drawn():
     left, right = ax.get_xlim()
     assert left < -2 < 0 < right
     plt.close(ax.figure)
-    with pytest.raises(ValueError, match="schemes is empty"):
-        tritia.plot_stability_region()
+    with pytest.raises(TypeError, match="others must be schemes"):
+        tritia.bdf_scheme(2).plot_stability_region("rk4")
+
+
+@pytest.mark.parametrize("name", tritia.MULTISTEP_SCHEMES)
+def test_named_schemes_are_those_that_the_functions_make(name):
+    family, numbers = name.rstrip("0123456789"), [int(digit) for digit in name if digit.isdigit()]
+    make = {
+        "euler": lambda: tritia.adams_bashforth_scheme(1),
+        "ab": tritia.adams_bashforth_scheme,
+        "bdf": tritia.bdf_scheme,
+        "difference": tritia.difference_scheme,
+    }[family]
+    assert tritia.MULTISTEP_SCHEMES[name] == make(*numbers)
+
+
+@every_scheme
+def test_amplification_is_the_growth_of_a_long_run(scheme):
+    """At a complex h lambda, by iterating the recurrence on the test equation."""
+    for z in (-0.4 * scheme.stability_interval, -0.3 + 0.4j, 0.2 - 0.1j):
+        points, count = [1.0 + 0j] * scheme.steps, 4000
+        size = 0.0
+        for _ in range(count):
+            new = sum(float(a) * w for a, w in zip(scheme.a, points, strict=False))
+            new += z * sum(float(b) * w for b, w in zip(scheme.b, points, strict=False))
+            scale = max(abs(new), 1e-300)
+            size += np.log(scale)
+            points = [w / scale for w in (new, *points[:-1])]
+        assert np.exp(size / count) == pytest.approx(scheme.amplification(z), rel=1e-2)

@@ -117,11 +117,11 @@ def test_embedded_weights_agree_with_scipy(name, solver):
         ("tsitouras", 3.5068, None, None),
     ],
 )
-def test_known_promises(name, interval, constant, norm):
+def test_known_properties(name, interval, constant, norm):
     tableau = tritia.TABLEAUS[name]
-    assert tritia.stability_interval(tableau) == pytest.approx(interval, abs=1e-4)
+    assert tableau.stability_interval == pytest.approx(interval, abs=1e-4)
     if constant is not None:
-        assert tritia.error_constant(tableau) == constant
+        assert tableau.error_constant == constant
     if norm is not None:
         assert tableau.principal_error_norm == pytest.approx(norm, rel=3e-3)
 
@@ -144,8 +144,8 @@ def test_stability_polynomial_is_what_a_step_does(tableau):
 @BY_NAME
 def test_intervals_end_where_the_polynomial_leaves_them(tableau):
     for end, bound, start in (
-        (tritia.stability_interval(tableau), 1.0, 0.0),
-        (tritia.damped_interval(tableau), 0.98, 0.1),
+        (tableau.stability_interval, 1.0, 0.0),
+        (tableau.damped_interval(), 0.98, 0.1),
     ):
         inside = evaluate(tableau.stability_polynomial, -np.linspace(start, end, 10001))
         beyond = evaluate(tableau.stability_polynomial, np.array(-end * (1 + 1e-5)))
@@ -158,20 +158,6 @@ def test_touching_the_bound_is_not_leaving_it():
     polynomial = np.polynomial.chebyshev.Chebyshev([0, 0, 0, 0, 1])
     shifted = polynomial(np.polynomial.Polynomial([1, 1 / 16]))
     assert stable_up_to(tuple(shifted.coef)) == pytest.approx(32, rel=1e-9)
-
-
-@pytest.mark.parametrize(("name", "gain"), [("euler", 1), ("midpoint", 1), ("heun", 0.5)])
-def test_noise_gain_is_measured(name, gain):
-    tableau = tritia.TABLEAUS[name]
-    noise = np.random.default_rng(0).normal(size=(200_000, tableau.stages))
-    measured = np.var(noise @ np.array(tableau.b, float))
-    assert tritia.noise_gain(tableau) == gain
-    assert measured == pytest.approx(gain, rel=0.02)
-
-
-@BY_NAME
-def test_noise_gain_is_at_least_that_of_averaging(tableau):
-    assert tritia.noise_gain(tableau) >= 1 / tableau.gradients_per_step - 1e-12
 
 
 def test_a_step_costs_no_gradient_that_it_does_not_use():

@@ -168,7 +168,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("silu", jax.nn.silu),
     )
 }
-"""The activations that have a name."""
+"""The activations that `activation=` takes by name."""
 
 
 def monotone_activation(
@@ -266,7 +266,7 @@ def prox(
     Args:
       activation: h.
       a: the activations to match, any shape.
-      m: the pre-activations that the layer's weights give, shaped like `a`.
+      m: the pre-activations that the layer's kernel and bias give, shaped like `a`.
       start: the current pre-activations, shaped like `a`: the result is never worse than these.
       gamma: the penalty of |a - h(z)|, > 0.
       rho: the penalty of |z - m|, > 0.

@@ -3,14 +3,14 @@ r"""One function per block problem.
 Shapes: a layer has inputs a (n, d), a kernel W (d, k), a bias b (k,) and pre-activations z (n, k);
 :math:`m = a W + b` is its *fit*, (n, k). Nothing here differentiates through a network.
 
-Weights come with three steps (`weights_exact`, `weights_line_search`, `weights_backtracking`) for
+There are three steps of a kernel (`kernel_exact`, `kernel_line_search`, `kernel_backtracking`) for
 
 .. math:: \varphi(W) = \min_b \frac\rho2 |z - a W - b|^2 + \frac\mu2 |W|^2
 
 whose bias is eliminated: it is the mean over the rows of z - a W, and the rows are centred
-(`tritia.alternating._blocks.rows`). A step starts from c, takes its gradient at e (both as
-in `tritia.inertia._extrapolation`) and returns the kernel, its bias and its fit; the fit comes from
-linear algebra on what is known already wherever that saves a pass over a wide `a`.
+(`tritia.alternating._blocks.rows`). A step starts from c, takes its gradient at e (both as in
+`tritia.triple_inertia`) and returns the kernel, its bias and its fit; the fit is computed from
+known products wherever that saves a pass over a wide `a`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Layer(NamedTuple):
     fit: jax.Array
 
 
-class WeightStep(NamedTuple):
-    """What a weight step leads to.
+class KernelStep(NamedTuple):
+    """The result of a kernel step.
 
     Attributes:
       layer: the layer at v.
@@ -60,12 +60,7 @@ def fit(a: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     return product if bias is None else product + bias
 
 
-def bias(a: jax.Array, kernel: jax.Array, z: jax.Array, rows: Rows = Rows()) -> jax.Array:  # noqa: B008
-    """Returns the best bias for a kernel: the weighted mean over the rows of z - a W, (k,)."""
-    return rows.mean(z - a @ kernel)
-
-
-def weights_exact(
+def kernel_exact(
     a: jax.Array,
     z: jax.Array,
     start: Layer,
@@ -76,7 +71,7 @@ def weights_exact(
     rows: Rows,
     by_rows: bool,
     spectrum: Spectrum | None = None,
-) -> WeightStep:
+) -> KernelStep:
     r"""Returns the W that minimises :math:`\varphi(W) + \frac\tau2 |W - c|^2`, with its bias.
 
     In both cases the system is solved for a correction of c, so that a fixed point stays fixed
@@ -88,7 +83,7 @@ def weights_exact(
       \lambda I)^{-1} (r - \frac\mu\lambda \tilde a c)`.
 
     tau is raised by rounding times the trace of the Gram matrix: a proximal term that small keeps
-    the factorisation safe for any rank, and the step one of descent.
+    the factorisation stable for any rank, and the objective does not rise.
 
     Args:
       a: the layer's inputs, (n, d).
@@ -97,7 +92,7 @@ def weights_exact(
       rho: the penalty of |z - a W - b|^2, > 0.
       mu: the penalty of |W|^2, >= 0.
       tau: the penalty of |W - c|^2, >= 0.
-      rows: how the rows count.
+      rows: their sample weights.
       by_rows: whether to solve an n x n system (for n < d) or a d x d one.
       spectrum: the eigendecomposition of the Gram matrix of that size, or None to factorise here.
 
@@ -149,7 +144,7 @@ def _rounding(trace: jax.Array) -> jax.Array:
 
 
 class GradientStep(NamedTuple):
-    """What both gradient steps of the weights share.
+    """What the two gradient steps of a kernel share.
 
     Attributes:
       gradient: G, the gradient at e, (d, k).
@@ -164,7 +159,7 @@ class GradientStep(NamedTuple):
     curvature: jax.Array
 
 
-def weights_gradient(
+def kernel_gradient(
     a: jax.Array,
     z: jax.Array,
     start: Layer,
@@ -184,7 +179,7 @@ def weights_gradient(
       point: the layer at e, where the gradient is taken.
       rho: the penalty of |z - a W - b|^2.
       mu: the penalty of |W|^2.
-      rows: how the rows count.
+      rows: their sample weights.
       spectrum: of the n x n Gram matrix, which saves a pass over a wide `a`; or None.
     """
     centred = start.bias is not None
@@ -206,7 +201,7 @@ def weights_gradient(
     return GradientStep(gradient, along, slope, curvature)
 
 
-def weights_line_search(
+def kernel_line_search(
     a: jax.Array,
     z: jax.Array,
     start: Layer,
@@ -214,7 +209,7 @@ def weights_line_search(
     *,
     rows: Rows,
     spectrum: Spectrum | None = None,
-) -> WeightStep:
+) -> KernelStep:
     r"""Returns the step to the best point of the line :math:`c - t G`.
 
     :math:`\varphi` is quadratic: :math:`t = \langle \nabla\varphi(c), G \rangle /
@@ -226,7 +221,7 @@ def weights_line_search(
     return _along(a, z, start, step, t, rows, spectrum)
 
 
-def weights_backtracking(
+def kernel_backtracking(
     a: jax.Array,
     z: jax.Array,
     start: Layer,
@@ -239,7 +234,7 @@ def weights_backtracking(
     rows: Rows,
     spectrum: Spectrum | None = None,
     tries: int = 40,
-) -> tuple[WeightStep, jax.Array]:
+) -> tuple[KernelStep, jax.Array]:
     r"""Returns the step to :math:`v = c - G / \tau` and the tau that was accepted.
 
     tau starts from `tau` and is doubled until
@@ -253,11 +248,11 @@ def weights_backtracking(
       z: the pre-activations to match, (n, k).
       start: the layer at c.
       point: the layer at e.
-      step: what `weights_gradient` returned.
+      step: what `kernel_gradient` returned.
       tau: the first value to try, > 0.
       rho: the penalty of |z - a W - b|^2.
       mu: the penalty of |W|^2.
-      rows: how the rows count.
+      rows: their sample weights.
       spectrum: holds the mean row of `a`, or None.
       tries: the most doublings.
     """
@@ -289,7 +284,7 @@ def weights_backtracking(
     return _along(a, z, start, step, 1 / tau, rows, spectrum), tau
 
 
-def _along(a, z, start: Layer, step: GradientStep, t, rows: Rows, spectrum) -> WeightStep:
+def _along(a, z, start: Layer, step: GradientStep, t, rows: Rows, spectrum) -> KernelStep:
     centred = start.bias is not None
     scaled = rows.scale(start.fit, centred) - t * step.product
     return _step(a, z, start, -t * step.gradient, scaled, rows, centred, spectrum)
@@ -297,22 +292,22 @@ def _along(a, z, start: Layer, step: GradientStep, t, rows: Rows, spectrum) -> W
 
 def _step(
     a, z, start: Layer, moved, scaled_product, rows: Rows, centred: bool, spectrum
-) -> WeightStep:
+) -> KernelStep:
     """Returns the step by `moved` with its best bias, from S a W where that is known."""
     kernel = start.kernel + moved
     if scaled_product is None:
         product = a @ kernel
         if not centred:
-            return WeightStep(Layer(kernel, None, product), moved)
+            return KernelStep(Layer(kernel, None, product), moved)
         best = rows.mean(z - product)
-        return WeightStep(Layer(kernel, best, product + best), moved)
+        return KernelStep(Layer(kernel, best, product + best), moved)
     if start.bias is None:
-        return WeightStep(Layer(kernel, None, rows.unscale(scaled_product)), moved)
+        return KernelStep(Layer(kernel, None, rows.unscale(scaled_product)), moved)
     # The mean row of a W is that of the start, less its bias, and what `moved` adds.
     mean = rows.mean(a) if spectrum is None else spectrum.mean
     target = rows.mean(z)
     best = target - (rows.mean(start.fit) - start.bias) - mean @ moved
-    return WeightStep(Layer(kernel, best, rows.unscale(scaled_product) + target), moved)
+    return KernelStep(Layer(kernel, best, rows.unscale(scaled_product) + target), moved)
 
 
 def activation_penalty(

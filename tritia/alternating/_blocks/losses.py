@@ -37,19 +37,19 @@ class Loss:
       gradient: (z, y) to the gradient of each row's loss by z, (n, k).
       direction: (z, y, g, rho) to the Newton direction of the row's loss plus
         :math:`\frac\rho2 |z - m|^2`, (n, k), where g is that sum's gradient; or None where
-        `exact` solves the whole problem.
-      exact: (m, y, rho) to the minimiser, (n, k), or None.
+        `prox` solves the whole problem.
+      prox: (m, y, rho) to the minimiser in closed form, (n, k), or None.
     """
 
     name: str
     value: RowLoss
     gradient: RowLoss
     direction: Callable[..., jax.Array] | None = None
-    exact: Callable[..., jax.Array] | None = None
+    prox: Callable[..., jax.Array] | None = None
 
 
 def _softmax_value(z, y):
-    # logsumexp(z) - <y, z> would cancel for a row that is right by far.
+    # logsumexp(z) - <y, z> would cancel for a row classified with a large margin.
     return -jnp.sum(y * jax.nn.log_softmax(z, axis=-1), axis=-1)
 
 
@@ -97,18 +97,18 @@ LOSSES: dict[str, Loss] = {
             "squared_error",
             lambda z, y: 0.5 * jnp.sum((z - y) ** 2, axis=-1),
             lambda z, y: z - y,
-            exact=lambda m, y, rho: (y + rho * m) / (1 + rho),
+            prox=lambda m, y, rho: (y + rho * m) / (1 + rho),
         ),
     )
 }
-"""The losses that have a name."""
+"""The losses that `loss=` takes by name."""
 
 
 def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = "smooth") -> Loss:
     r"""Returns a loss for `tritia.tiam` made of a smooth function and its gradient.
 
     The output block uses Newton's method with the Jacobian of `gradient`, one k x k system a row,
-    and falls back on the gradient itself where that is no direction of descent.
+    and the negative gradient where Newton's is not a direction of descent.
 
     Args:
       value: (z, y) to the loss of each row: (n, k) and the targets to (n,). Row i may depend on row
@@ -171,8 +171,8 @@ def prox(
       z, (n, k). Newton's method stops when every row's gradient is at most rounding times the size
       of its terms.
     """
-    if loss.exact is not None:
-        return loss.exact(m, y, rho)
+    if loss.prox is not None:
+        return loss.prox(m, y, rho)
     direction = loss.direction
     assert direction is not None
 

@@ -1,8 +1,8 @@
-"""Newton's method on many small problems at once, accepting descent alone.
+"""Damped Newton on many small problems at once.
 
-A block problem of alternating minimisation is often a pile of independent little problems: one per
-row (the output block) or one per element (a hidden pre-activation). Each has its own step length
-here: a step that raises its own objective is refused and shortened, and the others go on.
+A block problem of alternating minimisation often consists of many independent problems: one per row
+(the output block) or one per element (a hidden pre-activation). Each has its own step length here:
+a step that raises its own objective is refused and shortened, whatever the others do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def damped_newton(
         objectives. Objectives of shape (..., k) are separate problems for each element.
       start: the points to start from.
       iterations: an upper bound on the evaluations after the first.
-      tolerance: a problem rests where the size of its gradient is at most this.
+      tolerance: a problem is finished where the size of its gradient is at most this.
       scale: the size of the terms that an objective adds up; their rounding is not taken for a
         rise of the objective where the gradient shrinks.
 

@@ -1,6 +1,6 @@
-r"""Rows of a batch: their weights, their mean, and the Gram matrix they make.
+r"""Rows of a batch: their sample weights, their mean, and their Gram matrix.
 
-A layer's weights solve a least squares problem over the rows. Eliminating the bias centres the
+A layer's kernel solves a least squares problem over the rows. Eliminating the bias centres the
 rows, and sample weights scale them. Both together are the linear map
 
 .. math:: S x = D^{1/2} (x - 1 \bar{x}), \qquad \bar{x} = \frac{w^T x}{w^T 1}, \quad D = diag(w)
@@ -21,10 +21,10 @@ from tritia.alternating._blocks.spd import eigh
 
 
 class Rows(NamedTuple):
-    """How the rows of a batch count.
+    """The sample weights of a batch.
 
     Attributes:
-      weights: (n, 1), >= 0, or None where every row counts once.
+      weights: (n, 1), >= 0, or None where all are 1.
     """
 
     weights: jax.Array | None = None
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
         return x - self.weights * jnp.sum(x, axis=0) / jnp.where(total > 0, total, 1)
 
     def unscale(self, x: jax.Array) -> jax.Array:
-        """Returns D^{-1/2} x, 0 in rows that count nothing."""
+        """Returns D^{-1/2} x, 0 in rows of weight 0."""
         if self.weights is None:
             return x
         root = jnp.sqrt(self.weights)
@@ -64,7 +64,7 @@ class Rows(NamedTuple):
         """Returns the weighted sum over rows, and plain sum over columns, of (n, k)."""
         if self.weights is None:
             return jnp.sum(x)
-        # A row that counts nothing may hold anything, NaN too.
+        # A row of weight 0 may hold anything, NaN too.
         return jnp.sum(jnp.where(self.weights == 0, 0, self.weights * x))
 
 

@@ -1,4 +1,4 @@
-"""Factorisations of symmetric matrices, safe under `jax.vmap` on the CPU."""
+"""Factorisations of symmetric matrices that `jax.vmap` does not batch on the CPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tritia._batching import one_at_a_time
 def spd_inverse(matrix: jax.Array) -> jax.Array:
     """Returns the inverse of a symmetric positive definite matrix, (m, m), by Cholesky.
 
-    The blocks have far more right sides (rows of a batch) than unknowns, and a product with the
-    inverse runs at the speed of a matrix product, where two triangular solves take several times
-    as long. NaN where the matrix is not positive definite to rounding.
+    The blocks have many more right sides (rows of a batch) than unknowns, and two triangular
+    solves take several times as long as one matrix product with the inverse. NaN where the
+    matrix is not positive definite to rounding.
     """
     factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
     inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(matrix.shape[0], dtype=matrix.dtype))

@@ -1,4 +1,4 @@
-"""One sweep over all blocks: the pure core under `tritia.tiam`."""
+"""One pass over all blocks: what `tritia.tiam` does at an update, as a pure function."""
 
 from __future__ import annotations
 
@@ -7,83 +7,89 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tritia.alternating._blocks import dense
 from tritia.alternating._blocks.dense import Layer
+from tritia.alternating._blocks.rows import Spectrum
+from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch import safeguard
+from tritia.alternating._full_batch.coefficients import Inertias
 from tritia.alternating._full_batch.problem import (
-    Data,
-    History,
-    Inertias,
+    Displacements,
     Method,
     Numbers,
     Rejected,
     Variables,
     objective,
 )
-from tritia.inertia import _extrapolation as extrapolation
 
 
-class SweepResult(NamedTuple):
-    """What a sweep returns.
+class BlockPassResult(NamedTuple):
+    """What `update_blocks` returns.
 
     Attributes:
       variables: all blocks.
       fits: L arrays a_{l-1} W_l + b_l of these variables, (n, d_l); in rows of weight 0, anything.
-      moved: L arrays: how far each kernel has moved.
-      history: what the next sweep needs.
-      objective: the objective after the sweep.
+      displacements: how far each kernel has moved, and each activation where the next pass reads
+        it.
+      tau: (L,), the tau that backtracking accepted; or () as it was passed.
+      objective: the objective after the pass.
       loss: its term R alone.
       rejected: what the safeguard put back.
     """
 
     variables: Variables
     fits: tuple[jax.Array, ...]
-    moved: tuple[jax.Array, ...]
-    history: History
+    displacements: Displacements
+    tau: Any
     objective: jax.Array
     loss: jax.Array
     rejected: Rejected
 
 
-def sweep(
+def update_blocks(
     method: Method,
     numbers: Numbers,
     inertias: Inertias,
     variables: Variables,
-    history: History,
-    data: Data,
+    examples: Examples,
+    *,
+    displacements: Displacements = Displacements(),  # noqa: B008
+    tau: Any = (),
+    spectrum: Spectrum | None = None,
     known_fits: Sequence[jax.Array] | None = None,
-) -> SweepResult:
-    """Visits every block once (twice where the sweep is "symmetric").
+) -> BlockPassResult:
+    """Visits every block once (twice where the order is "symmetric").
 
     Args:
       method: what shapes the computation.
       numbers: the penalties.
       inertias: the coefficients of each kind of block.
       variables: all blocks.
-      history: displacements from the sweep before; zeros at the first.
-      data: the examples.
+      examples: the rows.
+      displacements: from the pass before; zeros at the first.
+      tau: (L,), what backtracking accepted last; () where no layer backtracks.
+      spectrum: of the first layer's Gram matrix, or None.
       known_fits: L arrays a_{l-1} W_l + b_l of the variables, or None where they are not known.
 
     Returns:
-      The variables after the sweep, with what changed on the way.
+      The variables after the pass, with what changed on the way.
     """
     kernels, biases = list(variables.kernels), list(variables.biases)
     z, a = list(variables.pre_activations), list(variables.activations)
-    old = variables
     depth = len(kernels)
     dtype = z[0].dtype
-    rows = data.rows
+    rows = examples.rows
     zero = jnp.zeros((), dtype)
     fits: list[jax.Array | None] = list(known_fits or [None] * depth)
     moved: list[Any] = [None] * depth
-    tau = list(history.tau) if len(history.tau) else [zero] * depth
-    rejected_weights, rejected_z = [zero] * depth, [zero] * depth
+    taus = list(tau) if len(tau) else [zero] * depth
+    rejected_kernels, rejected_z = [zero] * depth, [zero] * depth
     rejected_a = [zero] * (depth - 1)
 
     def inputs_of(layer: int) -> jax.Array:
-        return a[layer - 1] if layer else data.inputs
+        return a[layer - 1] if layer else examples.inputs
 
     def fit_of(layer: int) -> jax.Array:
         known = fits[layer]
@@ -92,10 +98,10 @@ def sweep(
             fits[layer] = known
         return known
 
-    def update_weights(layer: int) -> None:
+    def update_kernel(layer: int) -> None:
         current = Layer(kernels[layer], biases[layer], fit_of(layer))
-        displacement = history.kernels[layer] if history.kernels else None
-        updated, step, tau[layer], rejected_weights[layer] = safeguard.weights(
+        displacement = displacements.kernels[layer] if displacements.kernels else None
+        updated, step, taus[layer], rejected_kernels[layer] = safeguard.kernel(
             method,
             layer,
             inputs_of(layer),
@@ -105,9 +111,9 @@ def sweep(
             inertias,
             rho=numbers.rho[layer],
             mu=numbers.mu[layer],
-            tau=tau[layer] if method.weight_steps[layer] == "backtracking" else numbers.tau,
+            tau=taus[layer] if method.kernel_steps[layer] == "backtracking" else numbers.tau,
             rows=rows,
-            spectrum=data.spectrum if layer == 0 else None,
+            spectrum=spectrum if layer == 0 else None,
         )
         kernels[layer], biases[layer], fits[layer] = updated
         moved[layer] = step if moved[layer] is None else moved[layer] + step
@@ -115,7 +121,7 @@ def sweep(
     def update_output() -> None:
         layer = depth - 1
         z[layer], rejected_z[layer] = safeguard.output(
-            method, z[layer], fit_of(layer), data.targets, inertias.outputs, numbers.rho[layer]
+            method, z[layer], fit_of(layer), examples.targets, inertias.outputs, numbers.rho[layer]
         )
 
     def update_pre_activation(layer: int) -> None:
@@ -133,7 +139,7 @@ def sweep(
 
     def update_activation(layer: int) -> None:
         following = Layer(kernels[layer + 1], biases[layer + 1], fit_of(layer + 1))
-        displacement = history.activations[layer] if history.activations else None
+        displacement = displacements.activations[layer] if displacements.activations else None
         block = (
             safeguard.activation_penalty
             if method.coupling == "penalty"
@@ -151,37 +157,36 @@ def sweep(
             numbers,
         )
 
-    if method.sweep in ("backward", "symmetric"):
+    if method.block_order in ("backward", "symmetric"):
         for layer in reversed(range(depth)):
             update_pre_activation(layer)
-            update_weights(layer)
+            update_kernel(layer)
             if layer:
                 update_activation(layer - 1)
-    if method.sweep in ("forward", "symmetric"):
+    if method.block_order in ("forward", "symmetric"):
         for layer in range(depth):
-            update_weights(layer)
+            update_kernel(layer)
             update_pre_activation(layer)
             if layer < depth - 1:
                 update_activation(layer)
 
     new = Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
     new_fits = tuple(fit_of(layer) for layer in range(depth))
-    total, loss = objective(method, numbers, new, data, new_fits)
-    return SweepResult(
+    total, loss = objective(method, numbers, new, examples, new_fits)
+    return BlockPassResult(
         new,
         new_fits,
-        tuple(moved),
-        History(
-            tuple(moved) if history.kernels else (),
-            extrapolation.displacement(new.activations, old.activations)
-            if history.activations
+        Displacements(
+            tuple(moved),
+            optax.tree.sub(new.activations, variables.activations)
+            if displacements.activations
             else (),
-            jnp.stack(tau) if len(history.tau) else (),
         ),
+        jnp.stack(taus) if len(tau) else (),
         total,
         loss,
         Rejected(
-            jnp.stack(rejected_weights),
+            jnp.stack(rejected_kernels),
             jnp.stack(rejected_z),
             jnp.stack(rejected_a) if rejected_a else jnp.zeros((0,), dtype),
         ),

@@ -1,14 +1,16 @@
-"""What a solver says about its last update."""
+"""What `tritia.tiam` reports of its last update."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from tritia._trees import find_states
 from tritia.alternating._examples import Examples
-from tritia.alternating._full_batch.block_pass import SweepResult
+from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.problem import Method, Rejected
 
 
@@ -40,17 +42,15 @@ class Diagnostics(NamedTuple):
 
 def diagnose(
     method: Method,
-    result: SweepResult,
-    moved: tuple[jax.Array, ...],
+    result: BlockPassResult,
     examples: Examples,
     changed: jax.Array,
 ) -> Diagnostics:
-    """Returns the diagnostics of a sweep.
+    """Returns the diagnostics of a block pass.
 
     Args:
       method: holds the activations.
-      result: what the sweep returned.
-      moved: L arrays, how far each kernel has moved.
+      result: what the pass returned.
       examples: those of the update.
       changed: (), bool: whether the inputs have changed.
     """
@@ -65,13 +65,13 @@ def diagnose(
         loss=result.loss,
         coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
         rejected=result.rejected,
-        step_norms=jnp.stack([jnp.linalg.norm(step) for step in moved]),
+        step_norms=jnp.stack([jnp.linalg.norm(step) for step in result.displacements.kernels]),
         finite=jnp.isfinite(result.objective),
         inputs_changed=changed,
     )
 
 
-def no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
+def no_diagnostics(depth: int, dtype: jnp.dtype) -> Diagnostics:
     """Returns the diagnostics of a network of `depth` layers before the first update."""
 
     def zeros(*shape):
@@ -88,7 +88,7 @@ def no_diagnostics(depth: int, dtype: Any) -> Diagnostics:
     )
 
 
-def diagnostics(state: Any) -> Diagnostics:
+def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
     """Returns what the last update of `tritia.tiam` reported.
 
     Args:
@@ -107,18 +107,14 @@ def diagnostics(state: Any) -> Diagnostics:
       >>> solver = tritia.tiam(3, loss="squared_error")
       >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), jnp.array([[1.0], [2.0], [3.0]])
       >>> _, state = solver.update(None, solver.init(params), params, inputs=x, targets=y)
-      >>> bool(tritia.diagnostics(state).finite)
+      >>> bool(tritia.tiam_diagnostics(state).finite)
       True
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Diagnostics))
-        if isinstance(leaf, Diagnostics)
-    ]
+    found = find_states(state, Diagnostics)
     if len(found) != 1:
         raise ValueError(
-            f"state holds {len(found)} states of tritia.tiam; diagnostics needs exactly one. Got a"
-            f" state of type {type(state).__name__}."
+            f"state holds {len(found)} states of tritia.tiam; tiam_diagnostics needs exactly one."
+            f" Got a state of type {type(state).__name__}."
         )
     # Without what the arrays are wrapped in: nnx.Optimizer keeps each in a variable of its own.
     return jax.tree.unflatten(_STRUCTURE, jax.tree.leaves(found[0]))

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from tritia._arguments import ScalarOrSchedule, check_number, value_at
+from tritia._arguments import ScalarOrSchedule, value_at
 from tritia.alternating._full_batch.problem import Numbers
-
-
-def halving(start: float = 100.0, floor: float = 1e-3) -> optax.Schedule:
-    """Returns the schedule that starts at `start`, halves at each update, and stays at `floor`.
-
-    Args:
-      start: the value at count 0, > 0.
-      floor: the least value, >= 0.
-
-    Returns:
-      The schedule, for `eps` of `tritia.tiam`.
-
-    Raises:
-      ValueError: a number is outside its range.
-
-    Examples:
-      >>> from tritia.alternating import halving
-      >>> [float(halving(8.0, 1.0)(count)) for count in (0, 1, 2, 10)]
-      [8.0, 4.0, 2.0, 1.0]
-    """
-    check_number("start", start, minimum=0, exclusive_minimum=True, schedule=False)
-    check_number("floor", floor, minimum=0, schedule=False)
-    # The exponent is bounded so that nothing underflows on the way.
-    return lambda count: jnp.maximum(start * 0.5 ** jnp.minimum(count, 120.0), floor)
 
 
 def layer_penalties(
     sizes: tuple[int, ...],
-    dtype: Any,
+    dtype: jnp.dtype,
     count: jax.Array,
     *,
     rho: ScalarOrSchedule,
@@ -61,7 +34,7 @@ def layer_penalties(
       gamma: of |a - h(z)|^2, half a step of `growth` beyond the output.
       mu: the weight decay.
       growth: q, the ratio of the penalties of a layer and of the one before it.
-      tau: the proximal penalty of the weights, the same for every layer.
+      tau: the proximal penalty of the kernels, the same for every layer.
       eps: the width of the constraint, the same for every layer.
       scale_mu: whether mu is relative to rho_l and the width of the layer's inputs.
     """

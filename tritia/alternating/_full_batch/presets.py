@@ -10,16 +10,16 @@ from typing import Any
 
 import optax
 
-from tritia.alternating._full_batch.penalties import halving
 from tritia.alternating._full_batch.tiam import tiam
+from tritia.alternating._schedules import halving
 from tritia.inertia import Inertia, nesterov_schedule
 
 
 def dlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExtraArgs:
-    """Deep learning alternating minimisation: forward sweeps under a shrinking constraint.
+    """Deep learning alternating minimisation: forward passes under a shrinking constraint.
 
-    Coupling "inequality", forward sweeps, backtracked weight steps, no inertia; rho = 1e-3 and
-    mu = 0.05 for every layer, eps from 100, halved at every update, down to 1e-3.
+    Coupling "inequality", forward block passes, backtracked kernel steps, no inertia; rho = 1e-3
+    and mu = 0.05 for every layer, eps from 100, halved at every update, down to 1e-3.
 
     Args:
       num_examples: the rows of inputs and targets.
@@ -37,12 +37,12 @@ def dlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExtr
 
     Examples:
       >>> import tritia
-      >>> solver = tritia.dlam(100, weight_step="exact")
+      >>> solver = tritia.dlam(100, kernel_step="exact")
     """
     published = {
         "coupling": "inequality",
-        "sweep": "forward",
-        "weight_step": "backtracking",
+        "block_order": "forward",
+        "kernel_step": "backtracking",
         "rho": 1e-3,
         "mu": 0.05,
         "scale_mu": False,
@@ -83,7 +83,7 @@ def mdlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExt
 
 
 def bcd(num_examples: int, **settings: Any) -> optax.GradientTransformationExtraArgs:
-    """Block coordinate descent: exact blocks under penalties, backward sweeps, no inertia.
+    """Block coordinate descent: exact blocks under penalties, backward passes, no inertia.
 
     One penalty for every coupling and every layer, rho = gamma = 1e-2, and mu = 1e-3.
 
@@ -107,8 +107,8 @@ def bcd(num_examples: int, **settings: Any) -> optax.GradientTransformationExtra
     """
     published = {
         "coupling": "penalty",
-        "sweep": "backward",
-        "weight_step": "exact",
+        "block_order": "backward",
+        "kernel_step": "exact",
         "rho": 1e-2,
         "gamma": 1e-2,
         "mu": 1e-3,

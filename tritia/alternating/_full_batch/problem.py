@@ -1,4 +1,4 @@
-r"""What is minimised layer by layer, and the parts that a sweep hands around.
+r"""What is minimised layer by layer, and the types that a pass over its blocks takes and returns.
 
 With h the activations, R the loss and :math:`m_l = a_{l-1} W_l + b_l`:
 
@@ -15,15 +15,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tritia.alternating._blocks import activations as act, dense, losses
+from tritia.alternating._blocks import dense
+from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.dense import Number
-from tritia.alternating._blocks.rows import Rows, Spectrum
-from tritia.inertia import Inertia
+from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._examples import Examples
+
+Coupling = Literal["penalty", "inequality"]
+KernelStep = Literal["auto", "exact", "line_search", "backtracking"]
+BlockOrder = Literal["backward", "forward", "symmetric"]
 
 
 class Variables(NamedTuple):
@@ -43,13 +48,13 @@ class Variables(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """The numbers of one sweep.
+    """The numbers of one block pass.
 
     Attributes:
       rho: L penalties of |z_l - m_l|^2, > 0.
       gamma: L - 1 penalties of |a_l - h(z_l)|^2, > 0 (coupling "penalty").
       mu: L penalties of |W_l|^2, >= 0.
-      tau: the proximal penalty of the exact weight step, >= 0.
+      tau: the proximal penalty of the exact kernel step, >= 0.
       eps: the width of |a_l - h(z_l)| <= eps, >= 0 (coupling "inequality").
     """
 
@@ -60,117 +65,57 @@ class Numbers(NamedTuple):
     eps: Number
 
 
-class Inertias(NamedTuple):
-    """Coefficients for each kind of block: numbers, not schedules."""
-
-    weights: Inertia = Inertia()
-    biases: Inertia = Inertia()
-    pre_activations: Inertia = Inertia()
-    activations: Inertia = Inertia()
-    outputs: Inertia = Inertia()
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What shapes the computation of a sweep; hashable, static under `jax.jit`.
+    """What shapes the computation of a block pass; hashable, static under `jax.jit`.
 
     Attributes:
       activations: L - 1 activations.
       loss: the output's loss.
-      weight_steps: L of "exact", "line_search", "backtracking".
+      kernel_steps: L of "exact", "line_search", "backtracking".
       by_rows: L flags: whether the layer's Gram matrix is n x n (else d x d).
       coupling: "penalty" or "inequality".
-      sweep: "forward", "backward" or "symmetric".
+      block_order: "forward", "backward" or "symmetric".
       safeguard: whether an accelerated block that raises the objective is replaced.
       activation_steps: projected gradient steps of an activation block in its box.
     """
 
-    activations: tuple[act.Activation, ...]
-    loss: losses.Loss
-    weight_steps: tuple[str, ...]
+    activations: tuple[Activation, ...]
+    loss: Loss
+    kernel_steps: tuple[KernelStep, ...]
     by_rows: tuple[bool, ...]
-    coupling: str = "penalty"
-    sweep: str = "backward"
+    coupling: Coupling = "penalty"
+    block_order: BlockOrder = "backward"
     safeguard: bool = True
     activation_steps: int = 5
 
 
-class History(NamedTuple):
-    """What the blocks remember from sweep to sweep.
+class Displacements(NamedTuple):
+    """How far the last block pass moved the blocks that read it.
 
     Attributes:
-      kernels: L displacements of the kernels, or () where predict and evaluate are the number 0.
-      activations: L - 1 displacements of the activations, or () likewise.
-      tau: (L,), the last tau that backtracking accepted, or () where no layer backtracks.
+      kernels: L arrays like the kernels, or () where predict and evaluate are the number 0.
+      activations: L - 1 arrays like the activations, or () likewise.
     """
 
     kernels: tuple[jax.Array, ...] = ()
     activations: tuple[jax.Array, ...] = ()
-    tau: Any = ()
 
 
 class Rejected(NamedTuple):
     """Which share of each block the safeguard put back to the plain or the old values.
 
-    At the last visit, where a sweep visits blocks twice; rows of weight 0 count like any other.
+    At the last visit, where a pass visits blocks twice; rows of weight 0 are counted like the rest.
 
     Attributes:
-      weights: (L,), 0 or 1.
+      kernels: (L,), 0 or 1.
       pre_activations: (L,), the share of elements (of rows for the last, the output).
       activations: (L - 1,), the share of rows.
     """
 
-    weights: jax.Array
+    kernels: jax.Array
     pre_activations: jax.Array
     activations: jax.Array
-
-
-class Data(NamedTuple):
-    """The examples of a sweep.
-
-    Attributes:
-      inputs: a_0, (n, d_0).
-      targets: y, as the loss takes them.
-      rows: how the rows count.
-      spectrum: of the first layer's Gram matrix, or None.
-    """
-
-    inputs: jax.Array
-    targets: jax.Array
-    rows: Rows
-    spectrum: Spectrum | None = None
-
-
-def is_zero(number: Any) -> bool:
-    """Whether a coefficient is the Python number 0, so that its block needs no history."""
-    return isinstance(number, (int, float)) and number == 0
-
-
-def needs_history(inertia: Inertia) -> bool:
-    """Whether a block with these coefficients reads its displacement."""
-    return not (is_zero(inertia.predict) and is_zero(inertia.evaluate))
-
-
-def forward(
-    method: Method,
-    inputs: jax.Array,
-    kernels: tuple[jax.Array, ...],
-    biases: tuple[jax.Array | None, ...],
-) -> Variables:
-    """Returns the variables of a forward pass, where every coupling holds exactly.
-
-    Args:
-      method: holds the activations.
-      inputs: a_0, (n, d_0).
-      kernels: L kernels.
-      biases: L biases or None.
-    """
-    z = [dense.fit(inputs, kernels[0], biases[0])]
-    a = []
-    for activation, kernel, bias in zip(method.activations, kernels[1:], biases[1:], strict=True):
-        a.append(activation.value(z[-1]))
-        z.append(dense.fit(a[-1], kernel, bias))
-    return Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
 
 
 def layer_fits(
@@ -188,7 +133,7 @@ def objective(
     method: Method,
     numbers: Numbers,
     variables: Variables,
-    data: Data,
+    examples: Examples,
     fits: Sequence[jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the objective and the loss alone, both summed over the rows.
@@ -197,14 +142,14 @@ def objective(
       method: holds the activations, the loss and the coupling.
       numbers: rho, gamma and mu.
       variables: all blocks.
-      data: the examples.
+      examples: the rows.
       fits: L arrays a_{l-1} W_l + b_l where they are known.
     """
     kernels, biases, z, a = variables
-    rows = data.rows
+    rows = examples.rows
     if fits is None:
-        fits = layer_fits(data.inputs, a, kernels, biases)
-    loss = rows.sum(method.loss.value(z[-1], data.targets)[:, None])
+        fits = layer_fits(examples.inputs, a, kernels, biases)
+    loss = rows.sum(method.loss.value(z[-1], examples.targets)[:, None])
     total = loss
     for layer, kernel in enumerate(kernels):
         total += 0.5 * numbers.rho[layer] * rows.sum((z[layer] - fits[layer]) ** 2)

@@ -1,12 +1,14 @@
-"""The blocks of a sweep with their inertia and their safeguard.
+"""The blocks of a pass with their inertia and their safeguard.
 
-Each goes through the three extrapolations of `tritia.inertia._extrapolation`, and is replaced by
-the plain block, or stays as it was, where the accelerated one raises the terms that contain it.
+Each block takes its step with the extrapolations of `tritia.inertia`. Where the accelerated block
+raises the terms of the objective that contain it, the plain block replaces it, or the old one where
+the plain block raises them too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +17,12 @@ import jax.numpy as jnp
 from tritia.alternating._blocks import activations as act, dense, losses
 from tritia.alternating._blocks.dense import Layer, Number
 from tritia.alternating._blocks.rows import Rows, Spectrum
-from tritia.alternating._full_batch.problem import Inertias, Method, Numbers, is_zero
-from tritia.inertia import Inertia, _extrapolation as extrapolation
+from tritia.alternating._full_batch.coefficients import Inertias, is_zero, same
+from tritia.alternating._full_batch.problem import Method, Numbers
+from tritia.inertia import Inertia, extrapolate, over_relax
 
 
-def weights(
+def kernel(
     method: Method,
     layer: int,
     a: jax.Array,
@@ -34,13 +37,13 @@ def weights(
     rows: Rows,
     spectrum: Spectrum | None,
 ) -> tuple[Layer, jax.Array, jax.Array, jax.Array]:
-    """Returns the layer, how far its kernel moved, the accepted tau, and whether it was refused."""
-    kind = method.weight_steps[layer]
-    inertia = inertias.weights
+    """Returns the layer, how far its kernel moved, the accepted tau, and if it was refused."""
+    kind = method.kernel_steps[layer]
+    inertia = inertias.kernels
 
     def step(start: Layer, point: Layer, tau):
         if kind == "exact":
-            new = dense.weights_exact(
+            new = dense.kernel_exact(
                 a,
                 z,
                 start,
@@ -52,23 +55,23 @@ def weights(
                 spectrum=spectrum,
             )
             return new, tau
-        gradient = dense.weights_gradient(
+        gradient = dense.kernel_gradient(
             a, z, start, point, rho=rho, mu=mu, rows=rows, spectrum=spectrum
         )
         if kind == "line_search":
-            new = dense.weights_line_search(a, z, start, gradient, rows=rows, spectrum=spectrum)
+            new = dense.kernel_line_search(a, z, start, gradient, rows=rows, spectrum=spectrum)
             return new, tau
-        return dense.weights_backtracking(
+        return dense.kernel_backtracking(
             a, z, start, point, gradient, tau / 2, rho=rho, mu=mu, rows=rows, spectrum=spectrum
         )
 
     def extrapolated(coefficient):
         if displacement is None or is_zero(coefficient):
             return current
-        kernel = extrapolation.predict(current.kernel, displacement, coefficient)
-        return Layer(kernel, current.bias, dense.fit(a, kernel, current.bias))
+        ahead = extrapolate(current.kernel, displacement, coefficient)
+        return Layer(ahead, current.bias, dense.fit(a, ahead, current.bias))
 
-    def settled(new: dense.WeightStep, start: Layer, correct: bool) -> tuple[Move, jax.Array]:
+    def settled(new: dense.KernelStep, start: Layer, correct: bool) -> tuple[Move, jax.Array]:
         """How far to go along v - u, and whether that refused anything."""
         ahead = new.moved if start is current else new.moved + (start.kernel - current.kernel)
         far = plain = _move(new.layer, current, ahead, 0.0, 0.0)
@@ -81,18 +84,19 @@ def weights(
 
         def rise(move: Move) -> jax.Array:
             t = move.factor
-            # A factor of 2 inside of a sum is an array of twos to XLA, as large as the sum.
+            # XLA makes a factor of 2 inside of the sum an array.
             fits = rows.sum(move.fit * ((move.fit + residual) + residual))
             return 0.5 * (rho * fits + mu * t * (2 * slope + t * square))
 
-        # The minimiser of W and b together: as far again beyond it nothing is above the start.
-        sure = kind == "exact" and start is current and inertias.biases.correct is inertia.correct
-        safe = far is plain or (sure and _falls_beyond(inertia.correct))
-        return _guard(method.safeguard, rise, stay, far, None if safe else plain)
+        # At most as far beyond the joint minimiser of W and b as the start is before it: no rise.
+        exact = kind == "exact" and start is current
+        joint = exact and same(inertias.biases.correct, inertia.correct)
+        is_plain = far is plain or (joint and _never_rises(inertia.correct))
+        return _accept(method.safeguard, rise, stay, far, None if is_plain else plain)
 
     start = extrapolated(inertia.predict)
-    same = inertia.evaluate is inertia.predict or kind == "exact"
-    point = start if same else extrapolated(inertia.evaluate)
+    one_point = same(inertia.evaluate, inertia.predict) or kind == "exact"
+    point = start if one_point else extrapolated(inertia.evaluate)
     stepped, accepted_tau = step(start, point, tau)
     move, refused = settled(stepped, start, correct=True)
 
@@ -101,7 +105,7 @@ def weights(
         return settled(stepped, current, correct=False)[0], accepted_tau
 
     if method.safeguard and not (start is current and point is current):
-        # The plain step costs as much as the accelerated one: make it only where that was refused.
+        # The plain step costs as much as the accelerated one: only where that is refused.
         move, accepted_tau = jax.lax.cond(refused > 0, plain, lambda: (move, accepted_tau))
     moved = jnp.where(move.factor == 0, 0, move.factor * move.kernel)
     bias = current.bias
@@ -120,9 +124,9 @@ class Move(NamedTuple):
     fit: jax.Array
 
 
-def _move(stepped: Layer, current: Layer, ahead, weights: Any, biases: Any) -> Move:
+def _move(stepped: Layer, current: Layer, ahead, kernels: Any, biases: Any) -> Move:
     """Returns the move to v + p3 (v - u), where the bias has a p3 of its own; fits are linear."""
-    factor = jnp.asarray(1 + weights, ahead.dtype)
+    factor = jnp.asarray(1 + kernels, ahead.dtype)
     if stepped.bias is None or current.bias is None:
         return Move(factor, ahead, None, factor * (stepped.fit - current.fit))
     bias = stepped.bias - current.bias
@@ -141,7 +145,7 @@ def output(method: Method, z, fit, targets, inertia: Inertia, rho):
         difference = loss.value(candidate, targets) - loss.value(z, targets)
         return (difference + 0.5 * rho * square)[:, None]
 
-    return _guard(method.safeguard, change, z, _corrected(stepped, z, inertia), stepped)
+    return _accept(method.safeguard, change, z, _corrected(stepped, z, inertia.correct), stepped)
 
 
 def pre_activation_penalty(
@@ -160,14 +164,14 @@ def pre_activation_penalty(
             + gamma * (new_height - height) * ((new_height - a) + (height - a))
         )
 
-    return _guard(method.safeguard, change, z, _corrected(stepped, z, inertia), stepped)
+    return _accept(method.safeguard, change, z, _corrected(stepped, z, inertia.correct), stepped)
 
 
 def pre_activation_box(method: Method, layer: int, z, fit, a, inertia: Inertia, numbers: Numbers):
     """Returns a hidden pre-activation clipped to its interval, and the share refused.
 
-    The interval is the constraint itself, so a z outside of it is no fallback: the old block does
-    not stay where eps or a have moved away from it.
+    The interval is the constraint, so the old z is not a fallback where a smaller eps or a new a
+    has left it outside.
     """
     left, right = act.preimage(method.activations[layer], a, numbers.eps)
 
@@ -175,12 +179,12 @@ def pre_activation_box(method: Method, layer: int, z, fit, a, inertia: Inertia, 
         return jnp.clip(z, left, right)
 
     stepped = project(fit)
-    accelerated = _corrected(stepped, z, inertia, project)
+    accelerated = _corrected(stepped, z, inertia.correct, project)
 
     def change(candidate):
         return (candidate - z) * ((candidate - fit) + (z - fit))
 
-    return _guard(method.safeguard, change, stepped, accelerated, stepped)
+    return _accept(method.safeguard, change, stepped, accelerated, stepped)
 
 
 def activation_penalty(
@@ -203,7 +207,17 @@ def activation_penalty(
     )
     stepped = (stepped, dense.fit(stepped, following.kernel, following.bias))
     return _choose_activation(
-        method, a, following, z_following, stepped, inertia, gamma, rho, height, None, stepped
+        method,
+        a,
+        following,
+        z_following,
+        stepped,
+        inertia.correct,
+        gamma,
+        rho,
+        height,
+        None,
+        stepped,
     )
 
 
@@ -239,10 +253,11 @@ def activation_box(
     def extrapolated(coefficient):
         if displacement is None or is_zero(coefficient):
             return a
-        return extrapolation.predict(a, displacement, coefficient)
+        return extrapolate(a, displacement, coefficient)
 
     start = extrapolated(inertia.predict)
-    point = start if inertia.evaluate is inertia.predict else extrapolated(inertia.evaluate)
+    one_point = same(inertia.evaluate, inertia.predict)
+    point = start if one_point else extrapolated(inertia.evaluate)
     stepped = step(start, point)
     is_plain = start is a and point is a
     # The fallback must be feasible, and the old block need not be: project it.
@@ -255,7 +270,7 @@ def activation_box(
         following,
         z_following,
         stepped,
-        inertia,
+        inertia.correct,
         0.0,
         numbers.rho[layer + 1],
         height,
@@ -270,21 +285,21 @@ def _choose_activation(
     following: Layer,
     z_following,
     stepped,
-    inertia: Inertia,
+    correct: Any,
     gamma,
     rho,
     height,
     project,
     plain,
 ):
-    """Corrects and guards an activation together with the next layer's fit."""
+    """Over-relaxes an activation, and safeguards it together with the next layer's fit."""
     old = (a, following.fit)
-    if is_zero(inertia.correct):
+    if is_zero(correct):
         accelerated = stepped
     else:
-        corrected = extrapolation.correct(stepped[0], a, inertia.correct, project)
+        corrected = over_relax(stepped[0], a, correct, project)
         if project is None:  # the fit is linear in a
-            fit = extrapolation.correct(stepped[1], following.fit, inertia.correct)
+            fit = over_relax(stepped[1], following.fit, correct)
         else:
             fit = dense.fit(corrected, following.kernel, following.bias)
         accelerated = (corrected, fit)
@@ -296,24 +311,24 @@ def _choose_activation(
         gaps = jnp.sum((new_a - a) * ((new_a - height) + (a - height)), axis=-1)
         return 0.5 * (rho * fits + gamma * gaps)[:, None]
 
-    guarded = method.safeguard and not (project is None and _falls_beyond(inertia.correct))
-    (new, fit), refused = _guard(guarded, change, old, accelerated, plain)
+    needs_check = method.safeguard and not (project is None and _never_rises(correct))
+    (new, fit), refused = _accept(needs_check, change, old, accelerated, plain)
     return new, fit, refused
 
 
-def _corrected(stepped, current, inertia: Inertia, projection=None):
+def _corrected(stepped, current, correct: Any, projection=None):
     """Returns the corrected block, or the stepped one itself where there is no correction."""
-    if is_zero(inertia.correct):
+    if is_zero(correct):
         return stepped
-    return extrapolation.correct(stepped, current, inertia.correct, projection)
+    return over_relax(stepped, current, correct, projection)
 
 
-def _falls_beyond(correct: Any) -> bool:
-    """Whether v + p3 (v - u) is surely no higher than u, where v minimises a convex quadratic."""
-    return isinstance(correct, (int, float)) and -1 <= correct <= 1
+def _never_rises(correct: Any) -> bool:
+    """Whether v + p3 (v - u) is never above u, where v minimises a convex quadratic."""
+    return isinstance(correct, Real) and -1 <= float(correct) <= 1
 
 
-def _guard(
+def _accept(
     safeguard: bool, change: Callable[[Any], jax.Array], old: Any, accelerated: Any, plain: Any
 ) -> tuple[Any, jax.Array]:
     """Returns the accelerated block, or the plain or the old one in cells where it is worse.

@@ -1,27 +1,33 @@
-"""What `tritia.tiam` keeps between updates, and what a sweep starts from because of it.
+"""What `tritia.tiam` keeps between updates: made, taken up again, and led on to the next.
 
-The first sweep starts from a forward pass and takes the eigendecomposition of the first layer's
-Gram matrix. Later ones go on from the state; the fits in it spare them the products of the forward
-direction for as long as nothing else has touched what they were computed from.
+The first block pass starts from a forward pass and takes the eigendecomposition of the first
+layer's Gram matrix. Later ones go on from the state; the fits in it spare them the products of the
+forward direction for as long as what they were computed from has not changed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tritia._batching import lockstep_cond
-from tritia.alternating import _examples as ex
+from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.rows import Spectrum, spectrum
-from tritia.alternating._full_batch import problem
-from tritia.alternating._full_batch.diagnostics import Diagnostics
-from tritia.alternating._full_batch.problem import Method
-from tritia.alternating._network import Network, layers_of
+from tritia.alternating._examples import Examples, fingerprint, fingerprint_size
+from tritia.alternating._full_batch.block_pass import BlockPassResult
+from tritia.alternating._full_batch.diagnostics import Diagnostics, diagnose, no_diagnostics
+from tritia.alternating._full_batch.problem import Displacements, Method, Variables, layer_fits
+from tritia.alternating._network import Network, layers_of, like_params
 
 _REFRESH = 64
 """Updates after which fits are computed anew, so that rounding does not add up in them."""
+
+_FIRST_TAU = 1.0
+_SMALLEST_TAU = 1e-10
 
 
 class TiamState(NamedTuple):
@@ -31,14 +37,14 @@ class TiamState(NamedTuple):
       count: number of updates so far, (), int32.
       pre_activations: L arrays z_l, (n, d_l), in float32 at least.
       activations: L - 1 arrays a_l, (n, d_l).
-      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows that count. They spare an update the
-        products where it is given the params that the last one led to, in float32 at least, and no
-        row has the weight 0.
+      fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows of positive weight. They spare an update
+        the products where it is given the params that the last one led to, in float32 at least, and
+        no row has the weight 0.
       fitted: those params, a tree like params in float32 at least.
       displacement: how the last update moved the params, a tree like params in float32 at least; ()
-        where `predict` and `evaluate` of the weights are the number 0, which need no memory.
+        where `predict` and `evaluate` of the kernels are the number 0, which need no memory.
       activation_displacements: L - 1 arrays, or () likewise for the activations.
-      tau: (L,), the tau that backtracking accepted last; () for the other weight steps.
+      tau: (L,), the tau that backtracking accepted last; () for the other kernel steps.
       spectrum: the eigendecomposition of the first layer's Gram matrix, or () where none is kept.
       fingerprint: some entries of the inputs, to notice when others are passed.
       diagnostics: how the last update went.
@@ -57,77 +63,200 @@ class TiamState(NamedTuple):
     diagnostics: Diagnostics
 
 
-def placeholder_state(params: Any, keeps_kernels: bool) -> TiamState:
-    """Returns a state with one leaf in place of every field that is no copy of the params.
+class Kept(NamedTuple):
+    """Which parts of the state, that not every method reads, are kept.
 
-    How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
+    Attributes:
+      displacement: of the params.
+      activation_displacements: of the activations.
+      tau: of backtracking.
+    """
+
+    displacement: bool
+    activation_displacements: bool
+    tau: bool
+
+
+def initial_state(
+    method: Method,
+    network: Network,
+    params: optax.Params,
+    kept: Kept,
+    *,
+    num_examples: int,
+    keeps_spectrum: bool,
+    dtype: jnp.dtype,
+    place: Callable[[jax.Array], jax.Array],
+) -> TiamState:
+    """Returns the state before the first update.
 
     Args:
-      params: with placeholders for leaves.
-      keeps_kernels: whether the weights keep a displacement.
+      method: what shapes the block passes to come.
+      network: the layers of params.
+      params: the params.
+      kept: what is kept.
+      num_examples: n.
+      keeps_spectrum: whether the eigendecomposition of the first layer's Gram matrix is kept.
+      dtype: the solver's.
+      place: gives arrays of n rows their sharding.
+    """
+    n, sizes, depth = num_examples, network.sizes, len(network.names)
+
+    def zeros(widths):
+        return tuple(place(jnp.zeros((n, width), dtype)) for width in widths)
+
+    spectral: Any = ()
+    if keeps_spectrum:
+        size = n if method.by_rows[0] else sizes[0]
+        spectral = Spectrum(
+            jnp.zeros(size, dtype), jnp.zeros((size, size), dtype), jnp.zeros(sizes[0], dtype)
+        )
+    return TiamState(
+        count=jnp.zeros((), jnp.int32),
+        pre_activations=zeros(sizes[1:]),
+        activations=zeros(sizes[1:-1]),
+        fits=zeros(sizes[1:]),
+        fitted=optax.tree.zeros_like(params, dtype=dtype),
+        displacement=optax.tree.zeros_like(params, dtype=dtype) if kept.displacement else (),
+        activation_displacements=zeros(sizes[1:-1]) if kept.activation_displacements else (),
+        tau=jnp.full(depth, _FIRST_TAU, dtype) if kept.tau else (),
+        spectrum=spectral,
+        fingerprint=jnp.zeros(fingerprint_size(n, sizes[0]), dtype),
+        diagnostics=no_diagnostics(depth, dtype),
+    )
+
+
+def placeholder_state(params: optax.Params, kept: Kept) -> TiamState:
+    """Returns a state with one leaf in place of every field that is not a copy of the params.
+
+    The number of layers is unknown here; in `jax.tree.map` a leaf matches any tuple.
+
+    Args:
+      params: with placeholders for leaves, as `optax.tree.map_params` makes them.
+      kept: what is kept.
     """
     fields = {name: jnp.zeros(()) for name in TiamState._fields}
-    copies = {"fitted": params, "displacement": params if keeps_kernels else ()}
+    copies = {"fitted": params, "displacement": params if kept.displacement else ()}
     return TiamState(**{**fields, **copies})
 
 
 class Start(NamedTuple):
-    """What a sweep starts from.
+    """What a block pass starts from.
 
     Attributes:
-      data: the examples, with the spectrum of the first layer's Gram matrix where one is kept.
       variables: the blocks.
       fits: L arrays a_{l-1} W_l + b_l of those blocks, (n, d_l).
+      displacements: of the last pass.
+      tau: (L,), what backtracking tries first, or ().
+      spectrum: of the first layer's Gram matrix, or None where none is kept.
       fingerprint: of the inputs of the first update.
       inputs_changed: whether any update so far has been given other inputs than the first, ().
     """
 
-    data: problem.Data
-    variables: problem.Variables
+    variables: Variables
     fits: tuple[jax.Array, ...]
+    displacements: Displacements
+    tau: Any
+    spectrum: Spectrum | None
     fingerprint: jax.Array
     inputs_changed: jax.Array
 
 
 def resume(
-    method: Method, network: Network, state: TiamState, params: Any, examples: ex.Examples
+    method: Method,
+    network: Network,
+    params: optax.Params | None,
+    kept: Kept,
+    state: TiamState,
+    examples: Examples,
 ) -> Start:
-    """Returns what a sweep starts from.
+    """Returns what a block pass starts from.
 
     Args:
-      method: how the sweep will go.
+      method: what shapes the pass.
       network: the layers of params.
+      params: as the caller passes them, which need not be what the last update led to.
+      kept: what is kept.
       state: of the update before.
-      params: as the caller passes them, which need not be what that update led to.
       examples: as the caller passes them.
     """
     dtype, weights = examples.inputs.dtype, examples.rows.weights
     first = state.count == 0
     kernels, biases = layers_of(network, params, dtype)
-    marks = ex.fingerprint(examples.inputs if weights is None else examples.inputs * weights)
+    marks = fingerprint(examples.inputs if weights is None else examples.inputs * weights)
     changed = ~first & jnp.any(marks != state.fingerprint)
     changed |= state.diagnostics.inputs_changed
-    spectral = _spectrum(method, state.spectrum, examples, first, biases[0] is not None)
 
     known = layers_of(network, state.fitted, dtype)
     stale = changed | ~_agree((kernels, biases), known) | (state.count % _REFRESH == 0)
     if weights is not None:
-        # A sweep leaves no fit in rows that count nothing; going on from none, they diverge.
+        # A pass leaves no fit in rows of weight 0; going on from none, they diverge.
         stale |= jnp.any(weights == 0)
     z, a, fits = _blocks(method, state, examples.inputs, kernels, biases, first, stale)
     return Start(
-        problem.Data(examples.inputs, examples.targets, examples.rows, spectral),
-        problem.Variables(kernels, biases, z, a),
+        Variables(kernels, biases, z, a),
         fits,
+        Displacements(
+            layers_of(network, state.displacement, dtype)[0] if kept.displacement else (),
+            state.activation_displacements,
+        ),
+        jnp.maximum(state.tau, 2 * _SMALLEST_TAU) if kept.tau else (),
+        _spectrum(method, state.spectrum, examples, first, biases[0] is not None),
         jnp.where(first, marks, state.fingerprint),
         changed,
     )
 
 
+def advance(
+    method: Method,
+    network: Network,
+    params: optax.Params | None,
+    kept: Kept,
+    state: TiamState,
+    examples: Examples,
+    start: Start,
+    result: BlockPassResult,
+    place: Callable[[jax.Array], jax.Array],
+) -> tuple[optax.Updates, TiamState]:
+    """Returns the displacement of the params, in the solver's dtype, and the next state.
+
+    Args:
+      method: what shaped the pass.
+      network: the layers of params.
+      params: as the caller passed them.
+      kept: what is kept.
+      state: of the update before.
+      examples: as the caller passed them.
+      start: what the pass started from.
+      result: what it returned.
+      place: gives arrays of n rows their sharding.
+    """
+    new = result.variables
+    bias_displacements = tuple(
+        None if x is None or y is None else x - y
+        for x, y in zip(new.biases, start.variables.biases, strict=True)
+    )
+    kernel_displacements = result.displacements.kernels
+    displacement = like_params(network, params, kernel_displacements, bias_displacements)
+    return displacement, TiamState(
+        count=cast(jax.Array, optax.safe_increment(state.count)),
+        pre_activations=tuple(map(place, new.pre_activations)),
+        activations=tuple(map(place, new.activations)),
+        fits=tuple(map(place, result.fits)),
+        fitted=like_params(network, params, new.kernels, new.biases),
+        displacement=displacement if kept.displacement else (),
+        activation_displacements=result.displacements.activations,
+        tau=result.tau,
+        spectrum=() if start.spectrum is None else start.spectrum,
+        fingerprint=start.fingerprint,
+        diagnostics=diagnose(method, result, examples, start.inputs_changed),
+    )
+
+
 def _spectrum(
-    method: Method, kept: Any, examples: ex.Examples, first: jax.Array, centred: bool
+    method: Method, kept: Any, examples: Examples, first: jax.Array, centred: bool
 ) -> Spectrum | None:
-    """The spectrum of the first layer's Gram matrix: taken at first, kept later."""
+    """The spectrum of the first layer's Gram matrix: computed at first, kept later."""
     if kept == ():
         return None
     return lockstep_cond(
@@ -166,12 +295,12 @@ def _blocks(
     """
 
     def forward(inputs, kernels, biases, kept):
-        passed = problem.forward(method, inputs, kernels, biases)
-        return passed.pre_activations, passed.activations, passed.pre_activations
+        z, a = forward_pass(kernels, biases, method.activations, inputs)
+        return z, a[1:], z
 
     def refit(inputs, kernels, biases, kept):
         z, a, _ = kept
-        return z, a, problem.layer_fits(inputs, a, kernels, biases)
+        return z, a, layer_fits(inputs, a, kernels, biases)
 
     def anew(first, *operands):
         return lockstep_cond(first, forward, refit, *operands)

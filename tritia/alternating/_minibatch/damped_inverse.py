@@ -13,16 +13,13 @@ of :math:`G + \lambda I` is kept
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tritia._batching import one_at_a_time
 from tritia.alternating._blocks.spd import eigh, spd_inverse
-
-Inverse = Any
-"""An array (d, d) or (d,), or a `LowRank`."""
 
 
 class LowRank(NamedTuple):
@@ -39,8 +36,12 @@ class LowRank(NamedTuple):
     scale: jax.Array
 
 
-def zero_inverse(size: int, dtype: Any, *, diagonal: bool, rank: int | None) -> Inverse:
-    """Returns what stands for an inverse before there is a Gram matrix.
+Inverse = jax.Array | LowRank
+"""An array (d, d) or (d,), or a `LowRank`."""
+
+
+def zero_inverse(size: int, dtype: jnp.dtype, *, diagonal: bool, rank: int | None) -> Inverse:
+    """Returns an inverse of the right form, for the state before there is a Gram matrix.
 
     Args:
       size: d.
@@ -53,7 +54,7 @@ def zero_inverse(size: int, dtype: Any, *, diagonal: bool, rank: int | None) -> 
         return jnp.zeros((size,), dtype)
     if rank is None or 2 * rank >= size:
         return jnp.zeros((size, size), dtype)
-    # Where the first subspace iteration starts from; not zeros, the same for every run and dtype.
+    # The start of the first subspace iteration: not zeros, and the same for every run and dtype.
     vectors = jax.random.normal(jax.random.key(0), (size, rank), jnp.float32).astype(dtype)
     return LowRank(vectors, jnp.zeros((rank,), dtype), jnp.zeros((), dtype))
 
@@ -86,7 +87,7 @@ def _low_rank(gram: jax.Array, shift: jax.Array, positive: jax.Array, last: LowR
     """Subspace iterations from the last vectors, then Rayleigh-Ritz.
 
     The eigenvalues left out count as their mean. A large one left out would let a step along its
-    vector grow by far too much, hence a second iteration, where G changes fastest: at the start.
+    vector diverge; hence a second iteration, because G changes fastest at the start.
     """
     rank = last.shrink.size
     vectors = _orthonormal(gram @ _orthonormal(gram @ last.vectors))

@@ -1,4 +1,4 @@
-"""The weight block of mini-batch TIAM on its own: a preconditioner for gradients from anywhere."""
+"""The kernel step of TIAM on minibatches, as a preconditioner of any gradients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from tritia._trees import cast_like
 from tritia.alternating._arguments import is_placeholder, solver_dtype
 from tritia.alternating._minibatch import running_gram as grams
 from tritia.alternating._minibatch.damped_inverse import times_columns
-from tritia.alternating._minibatch.running_gram import InputGramState, growing_period
+from tritia.alternating._minibatch.running_gram import InputGramState
 from tritia.alternating._network import Network, find_layers, layers_of, like_params
+from tritia.alternating._schedules import growing_period
 
+NAME = "scale_by_input_gram"
 CALL = "updates, state = solver.update(grads, state, params, layer_inputs=(a_0, a_1, ...))"
 
 
@@ -42,13 +44,13 @@ def scale_by_input_gram(
       G = \operatorname{average} \frac{a^T a}{n}, \qquad
       \lambda = damping \cdot \frac{\operatorname{tr} G}{d}
 
-    This is the weight block of `tritia.stochastic_tiam` on its own, for gradients from anywhere:
-    of any loss, any activation, dropout and so on. The one thing to pass in besides gradients is
-    what went into each layer. Multiply by a negative learning rate after it; 3 to 10 is usual for a
-    loss that is averaged over the rows, and a tenth of that with a momentum of 0.9 besides.
+    This is the kernel step of `tritia.stochastic_tiam` on its own, for gradients of any loss, with
+    any activation, dropout and so on. Besides gradients it takes the inputs of each layer. Multiply
+    by a negative learning rate after it; 3 to 10 is usual for a loss that is averaged over the
+    rows, and a tenth of that with a momentum of 0.9.
 
     **Relations.** It is the input-side factor of KFAC, which preconditions by the Gram matrix of
-    the back-propagated output gradients as well; the weight step of proximal back-propagation,
+    the back-propagated output gradients as well; the kernel step of proximal back-propagation,
     which solves the same system on each minibatch by conjugate gradients; and, with an average G,
     gradient descent on neurons (FOOF).
 
@@ -77,8 +79,8 @@ def scale_by_input_gram(
       state holds no data and n may change from call to call.
 
     Raises:
-      ValueError: a number outside its range; from `init` and `update`, params that are no stack of
-        dense layers, and inputs that do not fit them.
+      ValueError: a number outside its range; from `init` and `update`, params that are not a stack
+        of dense layers, and inputs that do not fit them.
       TypeError: an argument of the wrong type, or a static one that is traced.
 
     References:
@@ -118,7 +120,9 @@ def scale_by_input_gram(
         if is_placeholder(params):
             return grams.placeholder_state()
         return grams.start(
-            settings, grams.widths(find_layers(params, layer_order)), solver_dtype(params)
+            settings,
+            grams.widths(find_layers(params, layer_order, solver=NAME)),
+            solver_dtype(params),
         )
 
     def update_fn(
@@ -131,7 +135,7 @@ def scale_by_input_gram(
         **extra: Any,
     ) -> tuple[optax.Updates, InputGramState]:
         del params, extra
-        network = find_layers(updates, layer_order)
+        network = find_layers(updates, layer_order, solver=NAME)
         dtype = state.mass.dtype
         shares, inputs = _convert(layer_inputs, weights, network, dtype)
         state = grams.advance(settings, state, inputs, shares)
@@ -151,14 +155,14 @@ def _convert(
 ) -> tuple[jax.Array, list[jax.Array]]:
     if layer_inputs is None:
         raise ValueError(
-            f"scale_by_input_gram needs what went into each layer: call {CALL}, with one array"
+            f"scale_by_input_gram needs the inputs of each layer: call {CALL}, with one array"
             " (rows, inputs) for each layer."
         )
     if not isinstance(layer_inputs, Sequence) or len(layer_inputs) != len(network.names):
-        count = f"{len(layer_inputs)}" if isinstance(layer_inputs, Sequence) else "no sequence"
+        count = f"{len(layer_inputs)} in a " if isinstance(layer_inputs, Sequence) else ""
         raise ValueError(
             f"layer_inputs must be a sequence with one array for each of the layers"
-            f" {list(network.names)}; got {count} ({type(layer_inputs).__name__})."
+            f" {list(network.names)}; got {count}{type(layer_inputs).__name__}."
         )
     n = None
     for name, size, a in zip(network.names, network.sizes, layer_inputs, strict=False):

@@ -6,9 +6,9 @@ displacements s (n, k) has the proximal least squares problem
 .. math:: \min_D \; \frac{1}{2n} |a D - s|^2 + \frac\lambda2 |D|^2
     \quad\Longrightarrow\quad D = (G + \lambda I)^{-1} \frac{a^T s}{n}, \qquad G = \frac{a^T a}{n}
 
-Because :math:`a^T s / n` is a gradient by the weights when s is one by the outputs, the matrix
-preconditions gradients as well. Minibatches give G as a running average, which is costly only in
-what is done to it once in a while: refreshing and factoring.
+Because :math:`a^T s / n` is a gradient by the kernel when s is one by the outputs, the matrix
+preconditions gradients as well. Minibatches give G as a running average. Refreshing and factoring
+it is costly, but due only once in several steps.
 """
 
 from __future__ import annotations
@@ -71,38 +71,15 @@ class InputGramState(NamedTuple):
     inverses: Any
 
 
-def growing_period(first: int, largest: int) -> optax.Schedule:
-    """Returns the schedule of periods that is half the count, between `first` and `largest`.
-
-    Args:
-      first: the shortest period, in steps, >= 1.
-      largest: the longest, >= first.
-
-    Returns:
-      The schedule, for `refresh_period` and `factor_period` of `tritia.stochastic_tiam`.
-
-    Raises:
-      ValueError: not 1 <= first <= largest.
-
-    Examples:
-      >>> from tritia.alternating import growing_period
-      >>> [int(growing_period(1, 10)(count)) for count in (0, 8, 1000)]
-      [1, 4, 10]
-    """
-    shortest = check_static_int("first", first, minimum=1)
-    longest = check_static_int("largest", largest, minimum=shortest)
-    return lambda count: jnp.clip(jnp.asarray(count) // 2, shortest, longest)
-
-
 def check_settings(
     *,
-    damping: Any,
-    decay: Any,
-    refresh_period: Any,
-    factor_period: Any,
-    max_gram: Any,
-    rank: Any,
-    input_gram: Any,
+    damping: ScalarOrSchedule,
+    decay: ScalarOrSchedule,
+    refresh_period: ScalarOrSchedule,
+    factor_period: ScalarOrSchedule,
+    max_gram: int,
+    rank: int | None,
+    input_gram: jax.Array | None,
 ) -> GramSettings:
     """Checks the arguments that say how Gram matrices are kept.
 
@@ -134,12 +111,12 @@ def widths(network: Network) -> tuple[int, ...]:
     )
 
 
-def with_ones(a: jax.Array, bias: Any) -> jax.Array:
+def with_ones(a: jax.Array, bias: int | jax.Array | None) -> jax.Array:
     """Returns a, (n, d), with a column of ones last for a layer that has a bias."""
     return a if bias is None else jnp.pad(a, ((0, 0), (0, 1)), constant_values=1)
 
 
-def start(settings: GramSettings, sizes: Sequence[int], dtype: Any) -> InputGramState:
+def start(settings: GramSettings, sizes: Sequence[int], dtype: jnp.dtype) -> InputGramState:
     """Returns the state before the first minibatch.
 
     Raises:
@@ -182,7 +159,7 @@ def advance(
       settings: how the Gram matrices are kept.
       state: before the minibatch.
       inputs: of each layer, (n, d) with the column of ones.
-      shares: how the rows count, as `row_shares` says.
+      shares: the share of each row in a mean, as `row_shares` returns them.
     """
     dtype = state.mass.dtype
     known = settings.input_gram is not None  # the first Gram matrix stays what it is
@@ -196,7 +173,7 @@ def advance(
         news = tuple(
             mean_gram(a, shares, gram.ndim == 1) for gram, a in zip(grams, inputs, strict=True)
         )
-        # Rows that all count nothing say nothing; NaN would never leave an average again.
+        # A batch of weight 0 has no Gram matrix, and NaN would never leave an average again.
         usable = jnp.any(shares > 0)
         for new in news:
             usable &= jnp.all(jnp.isfinite(new))
@@ -251,8 +228,8 @@ def advance(
     )
 
 
-def row_shares(weights: jax.Array | None, n: int, dtype: Any) -> jax.Array:
-    """Returns the share of each row in a mean, (n, 1); zeros where no row counts."""
+def row_shares(weights: jax.Array | None, n: int, dtype: jnp.dtype) -> jax.Array:
+    """Returns the share of each row in a mean, (n, 1); zeros where all weights are 0."""
     if weights is None:
         return jnp.full((n, 1), 1 / n, dtype)
     total = jnp.sum(weights)
@@ -276,8 +253,9 @@ def split(matrix: jax.Array, has_bias: bool) -> tuple[jax.Array, jax.Array | Non
 
 
 def placeholder_state() -> InputGramState:
-    """Returns a state with one leaf in every field: for `optax.tree.map_params`, no copy of params.
+    """Returns a state with one leaf in every field, for `optax.tree.map_params`.
 
-    How many layers there are is unknown here; a leaf stands for any tuple in `jax.tree.map`.
+    The number of layers is unknown here; in `jax.tree.map` a leaf matches any tuple, and none of
+    these is a copy of the params.
     """
     return InputGramState(*(jnp.zeros(()) for _ in InputGramState._fields))

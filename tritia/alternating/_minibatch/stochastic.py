@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,17 @@ from tritia.alternating._arguments import (
     solver_dtype,
 )
 from tritia.alternating._blocks.activations import Activation
+from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import Loss
 from tritia.alternating._minibatch import running_gram as grams, targets as block_targets
 from tritia.alternating._minibatch.damped_inverse import times_columns, times_rows
-from tritia.alternating._minibatch.running_gram import InputGramState, growing_period
+from tritia.alternating._minibatch.running_gram import InputGramState
 from tritia.alternating._network import find_layers, layers_of, like_params
+from tritia.alternating._schedules import growing_period
 from tritia.inertia import Inertia, triple_inertia
 
-TARGET_STEPS = ("gradient", "exact")
+TargetStep = Literal["gradient", "exact"]
+NAME = "stochastic_tiam"
 
 
 class StochasticTiamState(NamedTuple):
@@ -48,7 +51,7 @@ def stochastic_tiam(
     *,
     activation: str | Activation | Sequence[str | Activation] = "relu",
     loss: str | Loss = "softmax_cross_entropy",
-    target_step: str = "gradient",
+    target_step: TargetStep = "gradient",
     rho: ScalarOrSchedule = 1.0,
     damping: ScalarOrSchedule = 10.0,
     decay: ScalarOrSchedule = 0.95,
@@ -75,9 +78,9 @@ def stochastic_tiam(
             = (G_l + \lambda_l I)^{-1} \frac{a_{l-1}^T (z_l^* - z_l)}{n}
       \end{aligned}
 
-    and the kernels move by D, with the bias as the weight of a constant input. G is a running
+    and the kernels move by D, with the bias as the kernel's row of a constant input. G is a running
     average of :math:`a_{l-1}^T a_{l-1} / n` over minibatches and :math:`\lambda_l = damping \cdot
-    \operatorname{tr} G_l / d`. Triple inertia follows, around the weights of all layers together:
+    \operatorname{tr} G_l / d`. Triple inertia follows, around all kernels and biases together:
     with the last displacement :math:`d = u - u_{prev}`,
 
     .. math::
@@ -99,8 +102,8 @@ def stochastic_tiam(
     `optax.chain(tritia.stochastic_tiam(1.0), optax.add_decayed_weights(-1e-4))`, and so does
     clipping where p_2 is 0; otherwise clip the block step inside the inertia:
     `tritia.triple_inertia(optax.chain(tritia.stochastic_tiam(1.0, inertia=None),
-    optax.clip_by_global_norm(1.0)), 0.9, 0.9, 0.0)`. Under `optax.inject_hyperparams` name
-    max_gram and rank in static_args.
+    optax.clip_by_global_norm(1.0)), predict=0.9, evaluate=0.9)`. Under `optax.inject_hyperparams`
+    name max_gram and rank in static_args.
 
     Args:
       learning_rate: eta > 0, a number or a schedule.
@@ -137,7 +140,7 @@ def stochastic_tiam(
 
     Raises:
       ValueError: a number outside its range, an unknown name, a number of activations that does not
-        fit the layers; from `init` and `update`, params that are no stack of dense layers and
+        fit the layers; from `init` and `update`, params that are not a stack of dense layers and
         examples that do not fit them.
       TypeError: an argument of the wrong type, or a static one that is traced.
 
@@ -179,7 +182,7 @@ def stochastic_tiam(
     """
     check_number("learning_rate", learning_rate, minimum=0, exclusive_minimum=True)
     check_number("rho", rho, minimum=0, exclusive_minimum=True)
-    check_choice("target_step", target_step, TARGET_STEPS)
+    check_choice("target_step", target_step, get_args(TargetStep))
     settings = grams.check_settings(
         damping=damping,
         decay=decay,
@@ -196,7 +199,7 @@ def stochastic_tiam(
     def init_fn(params: optax.Params) -> StochasticTiamState:
         if is_placeholder(params):
             return StochasticTiamState(jnp.zeros(()), grams.placeholder_state())
-        network = find_layers(params, layer_order)
+        network = find_layers(params, layer_order, solver=NAME)
         activation_of_each(hidden, network)
         dtype = solver_dtype(params)
         return StochasticTiamState(
@@ -208,14 +211,14 @@ def stochastic_tiam(
         state: Any,
         params: optax.Params | None = None,
         *,
-        inputs: Any = None,
-        targets: Any = None,
-        weights: Any = None,
+        inputs: jax.typing.ArrayLike | None = None,
+        targets: jax.typing.ArrayLike | None = None,
+        weights: jax.typing.ArrayLike | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, StochasticTiamState]:
         del updates, extra
         network, examples = ex.receive(
-            "stochastic_tiam",
+            NAME,
             params,
             inputs,
             targets,
@@ -229,28 +232,28 @@ def stochastic_tiam(
         shares = grams.row_shares(examples.rows.weights, n, dtype)
 
         def weighted(x: jax.Array) -> jax.Array:
-            # A loss of the user's may be NaN on the zeros that stand for padding.
+            # A user's loss may be NaN on the zeros that replace padding.
             return shares * x if weights is None else jnp.where(shares > 0, shares * x, 0)
 
-        layers = tuple(zip(*layers_of(network, params, dtype), strict=True))
-        z, a = block_targets.forward(layers, activations, examples.inputs)
+        kernels, biases = layers_of(network, params, dtype)
+        z, a = forward_pass(kernels, biases, activations, examples.inputs)
         count = state.grams.count
         rate = jnp.asarray(value_at(learning_rate, count), dtype)
         if target_step == "gradient":
             moves = block_targets.gradient_displacements(
-                layers, activations, the_loss, z, examples.targets, rate
+                kernels, activations, the_loss, z, examples.targets, rate
             )
         else:
             pull = jnp.asarray(value_at(rho, count), dtype)
             moves = block_targets.exact_displacements(
-                layers, activations, the_loss, z, a, examples.targets, rate, pull
+                kernels, activations, the_loss, z, a, examples.targets, rate, pull
             )
-        layer_inputs = [grams.with_ones(x, bias) for x, (_, bias) in zip(a, layers, strict=True)]
+        layer_inputs = [grams.with_ones(x, bias) for x, bias in zip(a, biases, strict=True)]
         memory = grams.advance(settings, state.grams, layer_inputs, shares)
         steps = [
-            grams.split(_weight_step(inverse, x, weighted(move)), bias is not None)
-            for inverse, x, move, (_, bias) in zip(
-                memory.inverses, layer_inputs, moves, layers, strict=True
+            grams.split(_kernel_step(inverse, x, weighted(move)), bias is not None)
+            for inverse, x, move, bias in zip(
+                memory.inverses, layer_inputs, moves, biases, strict=True
             )
         ]
         step = like_params(network, params, *zip(*steps, strict=True))
@@ -261,10 +264,10 @@ def stochastic_tiam(
         )
 
     block_step = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return block_step if inertia is None else triple_inertia(block_step, *inertia)
+    return block_step if inertia is None else triple_inertia(block_step, **inertia._asdict())
 
 
-def _weight_step(inverse: jax.Array, a: jax.Array, moves: jax.Array) -> jax.Array:
+def _kernel_step(inverse: jax.Array, a: jax.Array, moves: jax.Array) -> jax.Array:
     """Returns inverse a^T moves, (d, k), multiplied in the cheaper order."""
     rows, outputs = moves.shape
     if rows < outputs:
@@ -272,7 +275,7 @@ def _weight_step(inverse: jax.Array, a: jax.Array, moves: jax.Array) -> jax.Arra
     return times_columns(inverse, a.T @ moves)
 
 
-def _check_inertia(inertia: Any) -> None:
+def _check_inertia(inertia: Inertia | None) -> None:
     if inertia is None:
         return
     if not isinstance(inertia, Inertia):

@@ -1,4 +1,4 @@
-r"""Where a minibatch wants the pre-activations of every layer to go.
+r"""Targets of the pre-activations of every layer on a minibatch.
 
 Blocks start from a forward pass, where every coupling holds, and stay near it. With the loss R, a
 proximal weight :math:`1/\eta` on every block and penalties :math:`\rho`, from the output down:
@@ -38,24 +38,9 @@ from tritia.alternating._blocks import activations as act, dense, losses
 from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.losses import Loss
 
-Layers = Sequence[tuple[jax.Array, jax.Array | None]]
-"""The kernel and the bias of each layer."""
-
-
-def forward(
-    layers: Layers, activations: Sequence[Activation], inputs: jax.Array
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Returns the pre-activations z_1 .. z_L and the inputs of each layer, a_0 .. a_{L-1}."""
-    z, a = [], [inputs]
-    for layer, (kernel, bias) in enumerate(layers):
-        z.append(dense.fit(a[-1], kernel, bias))
-        if layer < len(activations):
-            a.append(activations[layer].value(z[-1]))
-    return z, a
-
 
 def gradient_displacements(
-    layers: Layers,
+    kernels: Sequence[jax.Array],
     activations: Sequence[Activation],
     loss: Loss,
     z: Sequence[jax.Array],
@@ -65,7 +50,7 @@ def gradient_displacements(
     """Returns z* - z of each layer to first order in the rate: one backward pass.
 
     Args:
-      layers: the network.
+      kernels: of the network.
       activations: of its hidden layers.
       loss: R.
       z: pre-activations of the forward pass, (n, d_l) each.
@@ -74,12 +59,12 @@ def gradient_displacements(
     """
     moves = [-rate * loss.gradient(z[-1], targets)]
     for layer in reversed(range(len(activations))):
-        moves.append(slope_times(activations[layer], z[layer], moves[-1] @ layers[layer + 1][0].T))
+        moves.append(slope_times(activations[layer], z[layer], moves[-1] @ kernels[layer + 1].T))
     return moves[::-1]
 
 
 def exact_displacements(
-    layers: Layers,
+    kernels: Sequence[jax.Array],
     activations: Sequence[Activation],
     loss: Loss,
     z: Sequence[jax.Array],
@@ -91,7 +76,7 @@ def exact_displacements(
     """Returns z* - z of each layer with every block solved exactly.
 
     Args:
-      layers: the network.
+      kernels: of the network.
       activations: of its hidden layers.
       loss: R.
       z: pre-activations of the forward pass, (n, d_l) each.
@@ -103,7 +88,7 @@ def exact_displacements(
     moves = [losses.prox(loss, targets, z[-1], z[-1], 1 / rate) - z[-1]]
     pull = 1 / (rate * rho)
     for layer in reversed(range(len(activations))):
-        kernel, _ = layers[layer + 1]
+        kernel = kernels[layer + 1]
         zero = jnp.zeros_like(a[layer + 1])
         move = dense.activation_penalty(  # measured from a_l, nothing is lost to its rounding
             zero, kernel, None, pull * moves[-1], gamma=1 / rate, rho=rho

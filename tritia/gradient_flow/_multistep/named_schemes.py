@@ -1,7 +1,7 @@
-r"""Linear multistep schemes: where their numbers come from.
+r"""Linear multistep schemes by name, and the derivation of their coefficients.
 
-Nothing here is typed in from a table: the coefficients solve the Taylor conditions in exact
-rational arithmetic.
+Coefficients are not copied from tables: they solve the Taylor conditions in exact rational
+arithmetic.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
 
-from tritia._arguments import check_number, check_static_int
+import jax
+import numpy as np
+
+from tritia._arguments import check_choice, check_number, check_static_int, static_message
 from tritia.gradient_flow._coefficient import Coefficient, coefficient
 from tritia.gradient_flow._multistep.scheme import EULER, LinearMultistep
 from tritia.gradient_flow._multistep.taylor_conditions import solve_exactly, taylor_row
@@ -206,7 +211,7 @@ def difference_scheme(order: int = 2, steps: int = 3) -> LinearMultistep:
       >>> scheme = tritia.difference_scheme(order=2, steps=3)
       >>> [str(x) for x in scheme.a], [str(x) for x in scheme.b]
       (['1', '-1/3', '1/3'], ['4/3'])
-      >>> round(tritia.stability_interval(scheme), 9)
+      >>> round(scheme.stability_interval, 9)
       2.0
     """
     order = check_static_int("order", order)
@@ -247,11 +252,46 @@ def heavy_ball_scheme(momentum: float | Fraction | str) -> LinearMultistep:
     Examples:
       >>> import tritia
       >>> scheme = tritia.heavy_ball_scheme("9/10")
-      >>> round(tritia.stability_interval(scheme), 6)  # steps of h / (1 - m): 2 (1 + m) / (1 - m)
+      >>> round(scheme.stability_interval, 6)  # steps of h / (1 - m): 2 (1 + m) / (1 - m)
       38.0
     """
     m = coefficient("momentum", momentum, text=True)
     check_number("momentum", float(m), minimum=0, maximum=1, exclusive_maximum=True, schedule=False)
     return LinearMultistep(
         a=(1 + m, -m), b=(1 - m,), name=f"heavy ball {float(m):g}", from_rest=True
+    )
+
+
+MULTISTEP_SCHEMES = MappingProxyType(
+    {
+        "euler": EULER,
+        **{f"ab{order}": adams_bashforth_scheme(order) for order in range(2, 6)},
+        **{f"bdf{order}": bdf_scheme(order) for order in range(2, 6)},
+        **{f"difference{p}{k}": difference_scheme(p, k) for p, k in DIFFERENCE_SCHEMES},
+    }
+)
+"""Linear multistep schemes by name: `tritia.MULTISTEP_SCHEMES["ab2"]`.
+
+`"euler"`, `"ab2"` to `"ab5"` (Adams-Bashforth), `"bdf2"` to `"bdf5"` (extrapolated BDF), and
+`"difference23"` and so on, which is the difference scheme of order 2 with 3 steps.
+"""
+
+
+def check_scheme(scheme: Any) -> LinearMultistep:
+    """Returns the scheme that the user built or named.
+
+    Raises:
+      TypeError: `scheme` is neither a `LinearMultistep` nor a name.
+      ValueError: the name is unknown; the message has the nearest.
+    """
+    if isinstance(scheme, LinearMultistep):
+        return scheme
+    if isinstance(scheme, str):
+        check_choice("scheme", scheme, MULTISTEP_SCHEMES)
+        return MULTISTEP_SCHEMES[scheme]
+    if isinstance(scheme, (jax.Array, np.ndarray)):
+        raise TypeError(static_message("scheme", scheme))
+    raise TypeError(
+        "scheme must be a tritia.LinearMultistep or the name of one of tritia.MULTISTEP_SCHEMES,"
+        f" such as 'ab2'; got {scheme!r} of type {type(scheme).__name__}."
     )

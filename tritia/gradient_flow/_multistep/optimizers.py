@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import functools
 import numbers
-from typing import Any
 
+import jax
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_dtype, check_number, value_at
 from tritia.gradient_flow._multistep.named_schemes import (
     adams_bashforth_scheme,
     bdf_scheme,
+    check_scheme,
     difference_scheme,
 )
-from tritia.gradient_flow._multistep.scheme import LinearMultistep, check_scheme
+from tritia.gradient_flow._multistep.scheme import LinearMultistep
 from tritia.gradient_flow._multistep.step_coefficients import by_history, by_step_sizes
 from tritia.gradient_flow._multistep.transform import multistep_transform
 
 
 def scale_by_linear_multistep(
-    scheme: LinearMultistep, accumulator_dtype: Any = None
+    scheme: LinearMultistep | str, *, accumulator_dtype: jax.typing.DTypeLike | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces Euler's step by a linear multistep scheme, for use inside a chain.
 
@@ -36,15 +37,18 @@ def scale_by_linear_multistep(
     descent first.
 
     Args:
-      scheme: the coefficients; see `adams_bashforth_scheme`, `bdf_scheme`, `difference_scheme`,
-        `heavy_ball_scheme` and `derive_scheme`. Static.
+      scheme: a `LinearMultistep` or the name of one of `MULTISTEP_SCHEMES`, such as `"ab2"`; see
+        `adams_bashforth_scheme`, `bdf_scheme`, `difference_scheme`, `heavy_ball_scheme` and
+        `derive_scheme` for others. Static.
       accumulator_dtype: dtype of the memory; None keeps that of the params.
 
     Returns:
       The transform. Its state is a `LinearMultistepState`.
 
     Raises:
-      TypeError: `scheme` is not a `LinearMultistep`, or `accumulator_dtype` not a floating dtype.
+      TypeError: `scheme` is neither a `LinearMultistep` nor a name, or `accumulator_dtype` is not a
+        floating dtype.
+      ValueError: there is no scheme of that name.
 
     References:
       Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 1993, chapter III.
@@ -55,7 +59,7 @@ def scale_by_linear_multistep(
       >>> import jax, jax.numpy as jnp, optax, tritia
       >>> optimizer = optax.chain(
       ...     optax.scale_by_adam(),
-      ...     tritia.scale_by_linear_multistep(tritia.adams_bashforth_scheme(2)),
+      ...     tritia.scale_by_linear_multistep("ab2"),
       ...     optax.scale_by_learning_rate(0.1),
       ... )
       >>> params = jnp.array([1.0, -2.0])
@@ -67,7 +71,7 @@ def scale_by_linear_multistep(
       >>> bool(jnp.all(jnp.abs(params) < 0.2))
       True
     """
-    check_scheme(scheme)
+    scheme = check_scheme(scheme)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
 
     return multistep_transform(
@@ -81,7 +85,10 @@ def scale_by_linear_multistep(
 
 
 def linear_multistep(
-    learning_rate: ScalarOrSchedule, scheme: LinearMultistep, accumulator_dtype: Any = None
+    learning_rate: ScalarOrSchedule,
+    scheme: LinearMultistep | str,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent with Euler's step replaced by a linear multistep scheme.
 
@@ -100,29 +107,31 @@ def linear_multistep(
 
     **Schedules.** Where the learning rate changes, the coefficients follow (the Taylor conditions
     are met on the actual steps) and the order is kept. Where it grows faster than the scheme bears
-    (`growth_limit`), passes through 0, or falls more than a thousandfold within the scheme's
+    (`Scheme.growth_limit`), passes through 0, or falls more than a thousandfold within the scheme's
     memory, fewer steps are used until the history is even again.
 
-    **Learning rate.** Stable while learning rate times sharpness is at most `stability_interval`; 2
-    for gradient descent. That holds once the history is full: the first steps are gradient descent
-    and schemes with fewer steps, with intervals of their own. A scheme that bears more than they do
-    is best warmed up from gradient descent's learning rate, as `difference` shows.
+    **Learning rate.** Stable while learning rate times sharpness is at most
+    `Scheme.stability_interval`; 2 for gradient descent. That holds once the history is full: the
+    first steps are gradient descent and schemes with fewer steps, with intervals of their own. A
+    scheme that bears more than they do is best warmed up from gradient descent's learning rate, as
+    `difference` shows.
 
     Args:
       learning_rate: the step size, in units of the flow's time: a float >= 0, a scalar array or a
         schedule. A traced or injected value does not recompile when it changes.
-      scheme: the coefficients. Static.
+      scheme: a `LinearMultistep` or the name of one of `MULTISTEP_SCHEMES`, such as `"ab2"`.
+        Static.
       accumulator_dtype: dtype of the memory; None keeps that of the params. Arithmetic is done in
         float32 at least.
 
     Returns:
-      The optimizer. Its state is a `LinearMultistepState`, whose memory is `tritia.memory(scheme)`
-      copies of the params.
+      The optimizer. Its state is a `LinearMultistepState`, whose memory is `scheme.memory` copies
+      of the params.
 
     Raises:
-      TypeError: `scheme` is not a `LinearMultistep`, `learning_rate` not a number, array or
-        schedule, or `accumulator_dtype` not a floating dtype.
-      ValueError: `learning_rate` is negative or not finite.
+      TypeError: `scheme` is neither a `LinearMultistep` nor a name, `learning_rate` not a number,
+        array or schedule, or `accumulator_dtype` not a floating dtype.
+      ValueError: `learning_rate` is negative or not finite, or there is no scheme of that name.
 
     References:
       Scieur et al., Integration Methods and Accelerated Optimization Algorithms, 2017.
@@ -142,7 +151,7 @@ def linear_multistep(
       >>> bool(loss(params) < 1e-6)
       True
     """
-    check_scheme(scheme)
+    scheme = check_scheme(scheme)
     check_number("learning_rate", learning_rate, minimum=0)
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     constant = isinstance(learning_rate, numbers.Real)
@@ -159,7 +168,10 @@ def linear_multistep(
 
 
 def adams_bashforth(
-    learning_rate: ScalarOrSchedule, order: int = 2, accumulator_dtype: Any = None
+    learning_rate: ScalarOrSchedule,
+    order: int = 2,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent by the Adams-Bashforth scheme: extrapolates from the last gradients.
 
@@ -197,11 +209,16 @@ def adams_bashforth(
       >>> print(params["w"])
       [0.9 0.9 0.9]
     """
-    return linear_multistep(learning_rate, adams_bashforth_scheme(order), accumulator_dtype)
+    return linear_multistep(
+        learning_rate, adams_bashforth_scheme(order), accumulator_dtype=accumulator_dtype
+    )
 
 
 def bdf(
-    learning_rate: ScalarOrSchedule, order: int = 2, accumulator_dtype: Any = None
+    learning_rate: ScalarOrSchedule,
+    order: int = 2,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent by the extrapolated backward differentiation formula (BDF).
 
@@ -209,8 +226,8 @@ def bdf(
               - h (\tfrac43 \nabla L(w_t) - \tfrac23 \nabla L(w_{t-1})), \quad p = 2
 
     Calmer than Adams-Bashforth of the same order: a longer stability interval (4/3 against 1 at
-    order 2, 0.952 against 6/11 at order 3) and less gradient noise let through, for twice the
-    memory. See `linear_multistep` for the start-up and schedules.
+    order 2, 0.952 against 6/11 at order 3) and a smaller noise gain (`Scheme.noise_gain`), for
+    twice the memory. See `linear_multistep` for the start-up and schedules.
 
     Args:
       learning_rate: the step size: a float >= 0, a scalar array or a schedule.
@@ -238,14 +255,15 @@ def bdf(
       >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
       True
     """
-    return linear_multistep(learning_rate, bdf_scheme(order), accumulator_dtype)
+    return linear_multistep(learning_rate, bdf_scheme(order), accumulator_dtype=accumulator_dtype)
 
 
 def difference(
     learning_rate: ScalarOrSchedule,
     order: int = 2,
     steps: int = 3,
-    accumulator_dtype: Any = None,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent with Euler's difference quotient replaced by a higher-order one.
 
@@ -254,9 +272,10 @@ def difference(
 
     One gradient, no past gradients: the order comes from past points. With 3 steps it is stable at
     the same learning rates as SGD and an order closer to the gradient flow; more steps bear larger
-    learning rates (`tritia.describe` prints them), but only once there is history: above SGD's
-    largest learning rate the first steps would overshoot, so warm it up from there, by at most
-    `tritia.growth_limit` per step. See `linear_multistep` for the start-up and schedules.
+    learning rates (`difference_scheme(order, steps).describe()` prints them), but only once there
+    is history: above SGD's largest learning rate the first steps would overshoot, so warm it up
+    from there, by at most `Scheme.growth_limit` per step. See `linear_multistep` for the start-up
+    and schedules.
 
     Args:
       learning_rate: the step size: a float >= 0, a scalar array or a schedule.
@@ -299,4 +318,6 @@ def difference(
       >>> bool(jnp.max(jnp.abs(params)) < 1e-3)
       True
     """
-    return linear_multistep(learning_rate, difference_scheme(order, steps), accumulator_dtype)
+    return linear_multistep(
+        learning_rate, difference_scheme(order, steps), accumulator_dtype=accumulator_dtype
+    )

@@ -1,8 +1,12 @@
-"""Roots of linear multistep schemes: where they lie decides what a scheme bears and forgets."""
+"""The roots of linear multistep schemes, which decide on stability.
+
+Coefficients a and b are NumPy arrays of one length k here, filled up with zeros.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,34 +15,9 @@ import numpy as np
 CIRCLE = 1e-7
 
 
-class Scheme(Protocol):
-    """What the root analysis reads of a scheme."""
-
-    @property
-    def a(self) -> tuple[Any, ...]:
-        """Weights of the points."""
-        ...
-
-    @property
-    def b(self) -> tuple[Any, ...]:
-        """Weights of the directions."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """The number of past steps read."""
-        ...
-
-    @property
-    def displacement_weights(self) -> tuple[Any, ...]:
-        """Weights of the past displacements."""
-        ...
-
-
-def parasitic_radius(scheme: Scheme) -> tuple[float, bool]:
+def parasitic_roots(displacement_weights: Sequence[Any]) -> tuple[float, bool]:
     """The largest modulus of the parasitic roots, and whether one on the circle is multiple."""
-    weights = [1.0, *map(float, scheme.displacement_weights)]
-    roots = np.roots(weights)
+    roots = np.roots([1.0, *map(float, displacement_weights)])
     if roots.size == 0:
         return 0.0, False
     # The principal root 1 counts among those on the circle.
@@ -47,49 +26,33 @@ def parasitic_radius(scheme: Scheme) -> tuple[float, bool]:
     return float(np.max(np.abs(roots))), bool(np.min(gaps) <= CIRCLE**0.5)
 
 
-def characteristic_roots(scheme: Scheme, x: Any) -> np.ndarray:
-    r"""The roots of :math:`\zeta^k = \sum_j (a_j - x b_j) \zeta^{k-1-j}`, :math:`x = h \lambda`.
-
-    On the mode with curvature :math:`\lambda` the iterates are sums of powers of these roots.
+def characteristic_roots(a: np.ndarray, b: np.ndarray, x: Any) -> np.ndarray:
+    r"""The roots of :math:`\zeta^k = \sum_j (a_j - x b_j) \zeta^{k-1-j}`.
 
     Args:
-      scheme: a linear multistep scheme.
+      a: weights of the points, of shape (k,).
+      b: weights of the directions, of shape (k,).
       x: an array of shape (...), real or complex: learning rate times curvature.
 
     Returns:
       A complex array of shape (..., k).
-
-    Examples:
-      >>> import tritia
-      >>> tritia.characteristic_roots(tritia.adams_bashforth_scheme(1), 0.5)
-      array([0.5+0.j])
     """
-    a, b = _padded(scheme)
-    x = np.asarray(x)[..., None]
-    first_row = a - x * b
-    steps = scheme.steps
+    first_row = a - np.asarray(x)[..., None] * b
+    steps = len(a)
     companion = np.zeros((*first_row.shape[:-1], steps, steps), dtype=first_row.dtype)
     companion[..., 0, :] = first_row
     companion[..., np.arange(1, steps), np.arange(steps - 1)] = 1.0
     return np.linalg.eigvals(companion).astype(complex)
 
 
-def _padded(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.zeros(scheme.steps), np.zeros(scheme.steps)
-    a[: len(scheme.a)] = [float(x) for x in scheme.a]
-    b[: len(scheme.b)] = [float(x) for x in scheme.b]
-    return a, b
-
-
-def interval(scheme: Scheme, radius: float, start: float) -> float:
+def interval(a: np.ndarray, b: np.ndarray, radius: float, start: float) -> float:
     """The right end of the stretch of x from `start` on which all roots lie within `radius`.
 
     A root can cross the circle only where the boundary locus x(zeta) = N(zeta) / D(zeta) is real,
     so the crossings are found exactly, and one look inside each stretch between them decides.
     """
-    a, b = _padded(scheme)
     # x = (sum a_j zeta^(k-1-j) - zeta^k) / sum b_j zeta^(k-1-j), coefficients by falling powers.
-    powers = radius ** np.arange(scheme.steps, -1, -1)
+    powers = radius ** np.arange(len(a), -1, -1)
     numerator = np.concatenate([[-1.0], a]) * powers
     denominator = np.concatenate([[0.0], b]) * powers
     # On the circle conj(zeta) = 1 / zeta, so Im(N conj(D)) = 0 is a polynomial equation in zeta.
@@ -102,7 +65,7 @@ def interval(scheme: Scheme, radius: float, start: float) -> float:
     ends = np.real(np.polyval(numerator, candidates[usable]) / below[usable])
     ends = np.concatenate([[start], np.unique(ends[ends > start + 1e-12])])
     middles = np.append((ends[:-1] + ends[1:]) / 2, 2 * ends[-1] + 1)
-    moduli = np.max(np.abs(characteristic_roots(scheme, middles)), axis=-1)
+    moduli = np.max(np.abs(characteristic_roots(a, b, middles)), axis=-1)
     # Where a root only touches the circle, rounding splits the crossing in two: not an exit.
     outside = np.flatnonzero(moduli > radius + 1e-9)
     end = float(ends[outside[0]])

@@ -1,4 +1,4 @@
-r"""Linear multistep schemes, and what they promise.
+r"""Linear multistep schemes and their properties.
 
 A scheme advances the gradient flow :math:`w' = f(w)`, :math:`f = -\nabla L`, by one step of size
 :math:`h` (the learning rate) from :math:`k` past points and :math:`k` past gradients:
@@ -23,24 +23,25 @@ from typing import Any
 
 import numpy as np
 
-from tritia._arguments import check_number
-from tritia.gradient_flow import _properties as properties
 from tritia.gradient_flow._coefficient import Coefficient, coefficient
 from tritia.gradient_flow._multistep import roots, taylor_conditions
+from tritia.gradient_flow._multistep.uneven_steps import MAX_GROWTH, last_stable_ratio
+from tritia.gradient_flow._properties import Scheme
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMultistep:
+class LinearMultistep(Scheme):
     r"""A linear multistep scheme :math:`w_{t+1} = \sum_j a_j w_{t-j} + h \sum_j b_j f_{t-j}`.
 
     The scheme checks itself when it is built: it must be consistent, satisfy the root condition
-    (zero-stability) and have a stability interval that is not empty.
+    (zero-stability) and have a stability interval that is not empty. Its properties are those of
+    every `Scheme`.
 
     Attributes:
       a: weights of the points :math:`w_t, w_{t-1}, \ldots`; they add to 1. Integers, fractions and
         strings such as ``"4/3"`` are kept exactly, floats as floats.
       b: weights of the directions :math:`f_t, f_{t-1}, \ldots`, in units of the step size.
-      name: shown by `tritia.describe`.
+      name: what to call it.
       starter: the scheme that takes the steps for which this one has too little history or too
         uneven a history; it must read fewer steps. None stands for gradient descent.
       from_rest: True where the history before the first step is a point at rest,
@@ -57,7 +58,7 @@ class LinearMultistep:
     Examples:
       >>> import tritia
       >>> scheme = tritia.LinearMultistep(a=("4/3", "-1/3"), b=("4/3", "-2/3"), name="BDF2")
-      >>> tritia.order(scheme), tritia.error_constant(scheme)
+      >>> scheme.order, scheme.error_constant
       (2, Fraction(2, 3))
       >>> tritia.LinearMultistep(a=(0, 1), b=(2,), name="leapfrog")
       Traceback (most recent call last):
@@ -91,7 +92,7 @@ class LinearMultistep:
                     f"{self.name}: inconsistent: the condition {condition} fails by"
                     f" {float(-residual):.6g}."
                 )
-        radius, multiple = roots.parasitic_radius(self)
+        radius, multiple = roots.parasitic_roots(self.displacement_weights)
         if radius > 1 + roots.CIRCLE or multiple:
             defect = (
                 f"the largest parasitic root has modulus {radius:.6g} > 1"
@@ -99,7 +100,7 @@ class LinearMultistep:
                 else "a root on the unit circle is multiple"
             )
             raise ValueError(f"{self.name}: zero-unstable: the root condition fails: {defect}.")
-        if properties.stability_interval(self) <= 0.0:
+        if self.stability_interval <= 0.0:
             raise ValueError(
                 f"{self.name}: the stability interval is empty: a root leaves the unit disc at"
                 " every positive h * curvature, so training diverges at any learning rate."
@@ -111,21 +112,25 @@ class LinearMultistep:
         return max(len(self.a), len(self.b))
 
     @functools.cached_property
-    def ladder(self) -> tuple[LinearMultistep, ...]:
-        """The scheme, its starters and gradient descent, from most to fewest steps."""
-        ladder: list[LinearMultistep] = [self]
-        while ladder[-1].starter is not None:
-            ladder.append(ladder[-1].starter)
-        if ladder[-1].steps > 1:
-            ladder.append(EULER)
-        return tuple(ladder)
+    def family(self) -> tuple[LinearMultistep, ...]:
+        """The scheme, its starters and gradient descent, from most to fewest steps.
+
+        While there is too little history, or too uneven a history, a member with fewer steps takes
+        the scheme's place.
+        """
+        family: list[LinearMultistep] = [self]
+        while family[-1].starter is not None:
+            family.append(family[-1].starter)
+        if family[-1].steps > 1:
+            family.append(EULER)
+        return tuple(family)
 
     @property
     def history_lengths(self) -> tuple[int, int]:
-        """How many past steps and past directions the scheme and its starters read."""
+        """How many past displacements and past directions the scheme and its starters read."""
         return (
-            max(len(rung.a) - 1 for rung in self.ladder),
-            max(len(rung.b) - 1 for rung in self.ladder),
+            max(len(member.a) - 1 for member in self.family),
+            max(len(member.b) - 1 for member in self.family),
         )
 
     @property
@@ -143,6 +148,80 @@ class LinearMultistep:
         """
         return tuple(sum(self.a[i:], Fraction(0)) for i in range(1, len(self.a)))
 
+    @functools.cached_property
+    def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The order of accuracy, the largest for which all Taylor conditions hold."""
+        degree = 1
+        while taylor_conditions.holds(self.a, self.b, degree + 1):
+            degree += 1
+        return degree
+
+    @property
+    def memory(self) -> int:
+        """Copies of the params that the state keeps: past displacements and past directions."""
+        return sum(self.history_lengths)
+
+    def _characteristic_roots(self, x: np.ndarray) -> np.ndarray:
+        return roots.characteristic_roots(*_split(self), x)
+
+    def _error_constant(self) -> Coefficient:
+        degree = self.order + 1
+        residual = taylor_conditions.residual(self.a, self.b, degree)
+        return residual / math.factorial(degree) / sum(self.b, Fraction(0))
+
+    def _interval(self, radius: float, start: float) -> float:
+        return roots.interval(*_split(self), radius=radius, start=start)
+
+    def _parasitic_radius(self) -> float:
+        return roots.parasitic_roots(self.displacement_weights)[0]
+
+    def _growth_limit(self) -> float:
+        ratios = np.linspace(1.0, MAX_GROWTH, 101)
+        limit = last_stable_ratio(*arranged(self, self.steps), self.order, ratios)
+        return MAX_GROWTH if limit is None else limit
+
+    def _shrink_limit(self) -> float:
+        ratios = np.geomspace(1.0, 0.01, 101)
+        limit = last_stable_ratio(*arranged(self, self.steps), self.order, ratios)
+        return 0.0 if limit is None else limit
+
+    def _noise_gain(self) -> float:
+        if self.parasitic_radius >= 1 - roots.CIRCLE:
+            return math.inf
+        # State: the past displacements and the past impulses; P solves P = F P F^T + G G^T.
+        weights = np.array([float(x) for x in self.displacement_weights])
+        directions = np.array([float(x) for x in self.b])
+        past, lags = len(weights), len(directions) - 1
+        size = max(past, 1) + lags
+        offset = max(past, 1)
+        transition, impulse = np.zeros((size, size)), np.zeros(size)
+        transition[0, :past] = -weights
+        transition[0, offset:] = directions[1:]
+        impulse[0] = directions[0]
+        for i in range(1, offset):
+            transition[i, i - 1] = 1.0
+        if lags:
+            impulse[offset] = 1.0
+            for i in range(1, lags):
+                transition[offset + i, offset + i - 1] = 1.0
+        square = np.eye(size * size) - np.kron(transition, transition)
+        covariance = np.linalg.solve(square, np.kron(impulse, impulse)).reshape(size, size)
+        return float(covariance[0, 0])
+
+
+def arranged(scheme: LinearMultistep, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients (a, b), each filled up with zeros to `steps` entries, and which are free."""
+    x, free = np.zeros((2, steps)), np.zeros((2, steps), bool)
+    for row, values in enumerate((scheme.a, scheme.b)):
+        x[row, : len(values)] = [float(value) for value in values]
+        free[row, : len(values)] = True
+    return x.ravel(), free.ravel()
+
+
+def _split(scheme: LinearMultistep) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.split(arranged(scheme, scheme.steps)[0], 2)
+    return a, b
+
 
 def _coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
     """Returns coefficients without the zeros at their end."""
@@ -158,105 +237,5 @@ def _coefficients(name: str, values: Any) -> tuple[Coefficient, ...]:
     return tuple(exact)
 
 
-@properties.order.register
-def _(scheme: LinearMultistep) -> int:
-    degree = 1
-    while taylor_conditions.holds(scheme.a, scheme.b, degree + 1):
-        degree += 1
-    return degree
-
-
-@properties.error_constant.register
-def _(scheme: LinearMultistep) -> Coefficient:
-    degree = properties.order(scheme) + 1
-    residual = taylor_conditions.residual(scheme.a, scheme.b, degree)
-    return residual / math.factorial(degree) / sum(scheme.b, Fraction(0))
-
-
-def check_scheme(scheme: Any) -> None:
-    """Raises a TypeError where `scheme` is not a linear multistep scheme."""
-    if not isinstance(scheme, LinearMultistep):
-        raise TypeError(
-            "scheme must be a tritia.LinearMultistep, such as tritia.adams_bashforth_scheme(2);"
-            f" got {scheme!r} of type {type(scheme).__name__}."
-        )
-
-
-def root_condition(scheme: LinearMultistep) -> float:
-    r"""The largest modulus of the parasitic roots; the root condition (zero-stability) wants <= 1.
-
-    A scheme that reads past points carries echoes of past rounding and gradient noise. At learning
-    rate 0 an echo is multiplied by this number in every step: 0 forgets at once, 0.9 remembers for
-    about ten steps, above 1 training explodes whatever the learning rate.
-
-    Args:
-      scheme: a linear multistep scheme.
-
-    Returns:
-      The largest modulus of the roots of
-      :math:`\zeta^{k-1} + A_1 \zeta^{k-2} + \ldots + A_{k-1}`; 0 if there is none.
-
-    Raises:
-      TypeError: `scheme` is not a `LinearMultistep`.
-
-    References:
-      Dahlquist 1956; Hairer, Norsett, Wanner 1993, definition III.3.2.
-
-    Examples:
-      >>> import tritia
-      >>> round(tritia.root_condition(tritia.bdf_scheme(2)), 6)
-      0.333333
-    """
-    check_scheme(scheme)
-    return roots.parasitic_radius(scheme)[0]
-
-
-@properties.stability_interval.register
-def _(scheme: LinearMultistep) -> float:
-    return roots.interval(scheme, radius=1.0, start=0.0)
-
-
-@properties.damped_interval.register
-def _(scheme: LinearMultistep, radius: float = 0.98, start: float = 0.1) -> float:
-    check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
-    check_number("start", start, minimum=0, schedule=False)
-    return roots.interval(scheme, radius=radius, start=start)
-
-
-@properties.amplification.register
-def _(scheme: LinearMultistep, z: Any) -> np.ndarray:
-    return np.max(np.abs(roots.characteristic_roots(scheme, -np.asarray(z))), axis=-1)
-
-
-@properties.noise_gain.register
-def _(scheme: LinearMultistep) -> float:
-    if roots.parasitic_radius(scheme)[0] >= 1 - roots.CIRCLE:
-        return math.inf
-    # State: the past displacements and the past impulses; P solves P = F P F^T + G G^T.
-    weights = np.array([float(x) for x in scheme.displacement_weights])
-    directions = np.array([float(x) for x in scheme.b])
-    past, lags = len(weights), len(directions) - 1
-    size = max(past, 1) + lags
-    offset = max(past, 1)
-    transition, impulse = np.zeros((size, size)), np.zeros(size)
-    transition[0, :past] = -weights
-    transition[0, offset:] = directions[1:]
-    impulse[0] = directions[0]
-    for i in range(1, offset):
-        transition[i, i - 1] = 1.0
-    if lags:
-        impulse[offset] = 1.0
-        for i in range(1, lags):
-            transition[offset + i, offset + i - 1] = 1.0
-    square = np.eye(size * size) - np.kron(transition, transition)
-    covariance = np.linalg.solve(square, np.kron(impulse, impulse)).reshape(size, size)
-    return float(covariance[0, 0])
-
-
-@properties.memory.register
-def _(scheme: LinearMultistep) -> int:
-    return sum(scheme.history_lengths)
-
-
 EULER = LinearMultistep(a=(1,), b=(1,), name="Euler (gradient descent)")
-"""Gradient descent, the first rung of every ladder."""
+"""Gradient descent, the last member of every family."""

@@ -1,7 +1,7 @@
-"""Which rung of a scheme's ladder takes a step, and with which coefficients.
+"""Which scheme takes a step, and with which coefficients.
 
-The ladder of a scheme is the scheme, its starters and gradient descent: while there is too little
-history, or too uneven a history, a rung with fewer steps takes the scheme's place.
+While there is too little history, or too uneven a history, a member of the scheme's family with
+fewer steps takes its place (`LinearMultistep.family`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tritia.gradient_flow import _properties as properties
-from tritia.gradient_flow._multistep.scheme import LinearMultistep
-from tritia.gradient_flow._multistep.uneven_steps import (
-    adapt_to_step_sizes,
-    arranged,
-    growth_limit,
-    shrink_limit,
-)
+from tritia.gradient_flow._multistep.scheme import LinearMultistep, arranged
+from tritia.gradient_flow._multistep.uneven_steps import adapt_to_step_sizes
 
 MAX_SHRINK = 1000.0
 """Past steps longer than this many times the next one are not read: float32 cannot resolve both."""
@@ -51,9 +45,9 @@ def by_history(
     del past
     rows = [
         next(
-            arranged(rung, scheme.steps)[0]
-            for rung in scheme.ladder
-            if scheme.from_rest or rung.steps - 1 <= available
+            arranged(member, scheme.steps)[0]
+            for member in scheme.family
+            if scheme.from_rest or member.steps - 1 <= available
         )
         for available in range(scheme.steps)
     ]
@@ -63,56 +57,56 @@ def by_history(
     return StepCoefficients(*(jnp.asarray(part, step_size.dtype)[row] for part in table))
 
 
-class _Rungs(NamedTuple):
-    """The ladder as arrays; the first axis runs over its rungs, k is the scheme's steps."""
+class _Family(NamedTuple):
+    """A family of schemes as arrays: the first axis runs over its n members, k are its steps."""
 
-    x: np.ndarray  # coefficients (a, b) for equal steps, (rungs, 2 k)
-    free: np.ndarray  # which of them the rung has, (rungs, 2 k)
-    order: np.ndarray  # (rungs,)
-    unread: np.ndarray  # which past steps the rung does not read, (rungs, k - 1)
-    highest: np.ndarray  # the largest h_t / h_{t-j} it bears, (rungs, k - 1)
+    x: np.ndarray  # coefficients (a, b) for equal steps, (n, 2 k)
+    free: np.ndarray  # which of them the member has, (n, 2 k)
+    order: np.ndarray  # (n,)
+    unread: np.ndarray  # which past steps the member does not read, (n, k - 1)
+    highest: np.ndarray  # the largest h_t / h_{t-j} it bears, (n, k - 1)
     lowest: np.ndarray  # the smallest
 
 
 @functools.lru_cache(maxsize=256)
-def _rungs(scheme: LinearMultistep) -> _Rungs:
-    ladder, lag = scheme.ladder, np.arange(1, scheme.steps)
-    rows = [arranged(rung, scheme.steps) for rung in ladder]
+def _family(scheme: LinearMultistep) -> _Family:
+    family, lag = scheme.family, np.arange(1, scheme.steps)
+    rows = [arranged(member, scheme.steps) for member in family]
     slack = 1e-6  # a ratio that is exactly at a limit is computed with rounding
-    return _Rungs(
+    return _Family(
         x=np.stack([x for x, _ in rows]),
         free=np.stack([free for _, free in rows]),
-        order=np.array([properties.order(rung) for rung in ladder]),
-        unread=np.stack([lag >= rung.steps for rung in ladder]),
-        highest=np.stack([growth_limit(rung) ** lag * (1 + slack) for rung in ladder]),
-        lowest=np.stack([shrink_limit(rung) ** lag * (1 - slack) for rung in ladder]),
+        order=np.array([member.order for member in family]),
+        unread=np.stack([lag >= member.steps for member in family]),
+        highest=np.stack([member.growth_limit**lag * (1 + slack) for member in family]),
+        lowest=np.stack([member.shrink_limit**lag * (1 - slack) for member in family]),
     )
 
 
 def by_step_sizes(
     scheme: LinearMultistep, count: jax.Array, past: Any, step_size: jax.Array
 ) -> StepCoefficients:
-    """The coefficients for the actual step sizes, from the longest rung that these allow.
+    """The coefficients for the actual step sizes, of the member with most steps that they allow.
 
-    `past` are the last step sizes, newest first: an array of shape (steps - 1,). All rungs
-    are adapted together, so that the work does not grow with their number.
+    `past` are the last step sizes, newest first: an array of shape (steps - 1,). All members of the
+    family are adapted together, so that the work does not grow with their number.
     """
-    rungs, dtype = _rungs(scheme), step_size.dtype
+    family, dtype = _family(scheme), step_size.dtype
     lag = np.arange(1, scheme.steps)
     if scheme.from_rest:
-        # A point at rest has been there for as long as anybody asks.
+        # The point was at rest: all past displacements are 0, and their steps may be as this one.
         past = jnp.where(lag <= count, past, step_size)
     reach = jnp.cumsum(past) / jnp.where(step_size > 0, step_size, 1)
     borne = (
         (past > 0)
         & (step_size > 0)
-        & (step_size <= rungs.highest.astype(dtype) * past)
-        & (step_size >= rungs.lowest.astype(dtype) * past)
+        & (step_size <= family.highest.astype(dtype) * past)
+        & (step_size >= family.lowest.astype(dtype) * past)
         & (reach <= lag * MAX_SHRINK)
     )
-    allowed = jnp.all(borne | rungs.unread, axis=-1)  # gradient descent always is
-    # Rungs that are not allowed are worked out for equal steps, so that nothing becomes NaN.
+    allowed = jnp.all(borne | family.unread, axis=-1)  # gradient descent always is
+    # Members that are not allowed are worked out for equal steps, so that nothing becomes NaN.
     times = jnp.where(allowed[:, None] & (reach <= lag * MAX_SHRINK), -reach, -lag.astype(dtype))
     times = jnp.pad(times, ((0, 0), (1, 0)))
-    x = adapt_to_step_sizes(jnp.asarray(rungs.x, dtype), times, rungs.free, rungs.order)
+    x = adapt_to_step_sizes(jnp.asarray(family.x, dtype), times, family.free, family.order)
     return _split(scheme, x[jnp.argmax(allowed)])

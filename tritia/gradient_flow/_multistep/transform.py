@@ -1,7 +1,7 @@
 """The transform behind the linear multistep optimizers: its state, and what a step does with it.
 
-It knows a scheme by the lengths of its histories alone; `ladder.py` says what the coefficients of a
-step are.
+Of a scheme it uses the lengths of the ring buffers alone; `step_coefficients.py` says what the
+coefficients of a step are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import optax
 
 from tritia._in_place import computed_before, conditional
 from tritia._trees import compute_dtype, is_none
-from tritia.gradient_flow._multistep import history
+from tritia.gradient_flow._multistep import ring_buffer
 from tritia.gradient_flow._multistep.scheme import LinearMultistep
 from tritia.gradient_flow._multistep.step_coefficients import StepCoefficients
 
@@ -28,19 +28,19 @@ class LinearMultistepState(NamedTuple):
 
     Attributes:
       count: steps taken, int32 of shape (); stays at its maximum once there.
-      position: steps taken modulo the length of the histories, int32 of shape ().
+      position: steps taken modulo the lengths of the ring buffers, int32 of shape ().
       step_sizes: the last step sizes, newest first, 0 where there is none yet: float32 (float64 for
         float64 params) of shape (steps - 1,). None for gradient descent and in the `scale_by_`
         form, which need none (and checkpoints take no empty arrays).
-      steps: the last displacements, a ring buffer: a tuple of trees shaped like the params.
+      displacements: the last steps taken, a ring buffer: a tuple of trees shaped like the params.
       directions: the last incoming updates, a ring buffer: a tuple of trees shaped like the params.
     """
 
     count: jax.Array
     position: jax.Array
     step_sizes: jax.Array | None
-    steps: history.History
-    directions: history.History
+    displacements: ring_buffer.RingBuffer
+    directions: ring_buffer.RingBuffer
 
 
 def multistep_transform(
@@ -65,8 +65,8 @@ def multistep_transform(
             count=jnp.zeros((), jnp.int32),
             position=jnp.zeros((), jnp.int32),
             step_sizes=jnp.zeros(stored_sizes, _scalar_dtype(params)) if stored_sizes else None,
-            steps=history.empty(params, past_steps, accumulator_dtype),
-            directions=history.empty(params, past_directions, accumulator_dtype),
+            displacements=ring_buffer.empty(params, past_steps, accumulator_dtype),
+            directions=ring_buffer.empty(params, past_directions, accumulator_dtype),
         )
 
     def update_fn(
@@ -84,8 +84,8 @@ def multistep_transform(
         def by_slot() -> tuple[jax.Array, ...]:
             weights, gains = coefficients(state.count, state.step_sizes, step_size)
             gains = sign * step_size * gains
-            past = history.by_slot(gains[1:], state.position)
-            return gains[0], *-history.by_slot(weights, state.position), *past
+            past = ring_buffer.by_slot(gains[1:], state.position)
+            return gains[0], *-ring_buffer.by_slot(weights, state.position), *past
 
         if isinstance(size, numbers.Real):
             factors = by_slot()  # looked up in a table, but for schedules that are constant
@@ -97,7 +97,7 @@ def multistep_transform(
             nothing = (jnp.zeros((), dtype),) * terms
             factors = conditional(state.count >= 0, by_slot, lambda: nothing)
 
-        def displacement(steps: history.History) -> Any:
+        def displacement(steps: ring_buffer.RingBuffer) -> Any:
             def leaf(direction: Any, target: Any, *past: Any) -> Any:
                 if direction is None:
                     return None
@@ -112,13 +112,15 @@ def multistep_transform(
             past = (*steps, *state.directions)
             return jax.tree.map(leaf, updates, dtypes, *past, is_leaf=is_none)
 
-        dtypes = jax.tree.map(_step_dtype, updates, like, *state.steps[:1], is_leaf=is_none)
+        dtypes = jax.tree.map(_step_dtype, updates, like, *state.displacements[:1], is_leaf=is_none)
         in_place = past_steps == 2 or (past_steps == 1 and past_directions > 0)
-        if in_place and dtypes == jax.tree.map(jnp.result_type, state.steps[0]):
-            steps, read = history.write_computed(state.steps, state.position, displacement)
-            step = history.newest(steps, state.position)
+        if in_place and dtypes == jax.tree.map(jnp.result_type, state.displacements[0]):
+            displacements, read = ring_buffer.write_computed(
+                state.displacements, state.position, displacement
+            )
+            step = ring_buffer.newest(displacements, state.position)
         else:
-            compute, read = functools.partial(displacement, state.steps), True
+            compute, read = functools.partial(displacement, state.displacements), True
             if past_directions > 1:
                 placeholder = jax.tree.map(
                     lambda direction, dtype: (
@@ -131,7 +133,7 @@ def multistep_transform(
                 step, read = computed_before(state.position, compute, placeholder)
             else:
                 step = compute()
-            steps = history.write(state.steps, state.position, step)
+            displacements = ring_buffer.write(state.displacements, state.position, step)
         new = jax.tree.map(
             lambda direction, step, leaf: (
                 None if direction is None else step.astype(jnp.result_type(leaf))
@@ -149,8 +151,8 @@ def multistep_transform(
             count=jnp.asarray(optax.safe_increment(state.count)),
             position=(state.position + 1) % period,
             step_sizes=step_sizes,
-            steps=steps,
-            directions=history.write(state.directions, state.position, updates, read),
+            displacements=displacements,
+            directions=ring_buffer.write(state.directions, state.position, updates, read),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-
-from tritia.gradient_flow import _properties as properties
-from tritia.gradient_flow._multistep.scheme import LinearMultistep, check_scheme
 
 MAX_GROWTH = 2.0
 """The largest growth of the step size per step that any scheme is used at.
@@ -86,95 +82,35 @@ def _dot(left: Any, right: Any) -> Any:
     return (left * right).sum(axis=-1, keepdims=True)
 
 
-def arranged(scheme: LinearMultistep, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The coefficients (a, b), each filled up with zeros to `steps` entries, and which are free."""
-    a, b = np.zeros((2, steps)), np.zeros((2, steps))
-    a[:, : len(scheme.a)] = [float(value) for value in scheme.a], [1] * len(scheme.a)
-    b[:, : len(scheme.b)] = [float(value) for value in scheme.b], [1] * len(scheme.b)
-    x, free = np.concatenate([a, b], axis=-1)
-    return x, free.astype(bool)
-
-
-@functools.lru_cache(maxsize=256)
-def growth_limit(scheme: LinearMultistep) -> float:
-    r"""The largest growth of the learning rate per step at which the scheme is used as it is.
-
-    Under a schedule the step size changes, and the coefficients with it
-    (:func:`adapt_to_step_sizes`). When it grows by a constant factor per step, the scheme stays
-    zero-stable up to some factor; above it old steps are amplified. This is that factor, at most
-    `MAX_GROWTH`. Where the learning rate grows faster, the optimizers use fewer steps: during a
-    warm-up that more than doubles in every step they are plain gradient descent.
+def last_stable_ratio(
+    x: np.ndarray, free: np.ndarray, order: int, ratios: np.ndarray
+) -> float | None:
+    """How far a constant ratio of steps may go from 1 before zero-stability is lost.
 
     Args:
-      scheme: a linear multistep scheme.
+      x: coefficients for equal steps, a then b, each filled up to k entries: of shape (2k,).
+      free: which of them the scheme has, bool of shape (2k,).
+      order: the scheme's order.
+      ratios: the ratios to look at, from 1 on, of shape (n,).
 
     Returns:
-      The largest r <= `MAX_GROWTH` such that the parasitic roots of the adapted scheme lie in the
-      unit disc for every constant ratio in [1, r].
-
-    Raises:
-      TypeError: `scheme` is not a `LinearMultistep`.
-
-    References:
-      Crouzeix, Lisbona, The convergence of variable-stepsize, variable-formula, multistep methods,
-      1984, for the notion; the limits are computed.
-
-    Examples:
-      >>> import tritia
-      >>> tritia.growth_limit(tritia.adams_bashforth_scheme(2))
-      2.0
-      >>> round(tritia.growth_limit(tritia.difference_scheme(order=2, steps=3)), 2)
-      1.5
+      The last ratio at which the parasitic roots of the adapted scheme lie in the unit disc, found
+      by bisection between two of `ratios`; None if they do at all of them.
     """
-    check_scheme(scheme)
-    limit = _last_stable_ratio(scheme, np.linspace(1.0, MAX_GROWTH, 101))
-    return MAX_GROWTH if limit is None else limit
-
-
-@functools.lru_cache(maxsize=256)
-def shrink_limit(scheme: LinearMultistep) -> float:
-    """The smallest ratio of a learning rate to the one before at which the scheme is used as it is.
-
-    Most schemes bear any decay of the learning rate, and the limit is 0: the past becomes long
-    against the step to come, and they turn into gradient descent by themselves.
-
-    Args:
-      scheme: a linear multistep scheme.
-
-    Returns:
-      The smallest r such that the parasitic roots of the adapted scheme lie in the unit disc for
-      every constant ratio in [r, 1]; 0 if they do down to 1/100.
-
-    Raises:
-      TypeError: `scheme` is not a `LinearMultistep`.
-
-    Examples:
-      >>> import tritia
-      >>> tritia.shrink_limit(tritia.difference_scheme(order=2, steps=3))
-      0.0
-      >>> tritia.shrink_limit(tritia.difference_scheme(order=3, steps=4)) > 0.7
-      True
-    """
-    check_scheme(scheme)
-    limit = _last_stable_ratio(scheme, np.geomspace(1.0, 0.01, 101))
-    return 0.0 if limit is None else limit
-
-
-def _last_stable_ratio(scheme: LinearMultistep, ratios: np.ndarray) -> float | None:
-    """The last constant step ratio, from 1 on, before zero-stability is lost; None if it is not."""
-    steps, order = scheme.steps, properties.order(scheme)
+    steps = len(x) // 2
     if steps == 1:
         return None
-    x, free = arranged(scheme, steps)
 
     def stable(ratio: Any) -> np.ndarray:
         ratio = np.asarray(ratio)[..., None]
         lengths = ratio ** -np.arange(1.0, steps)
         times = np.concatenate([0 * ratio, -np.cumsum(lengths, axis=-1)], axis=-1)
-        a = adapt_to_step_sizes(x, times, free, order)[..., :steps]
-        companion = np.broadcast_to(np.eye(steps - 1, k=-1), (*a.shape[:-1], steps - 1, steps - 1))
+        adapted = adapt_to_step_sizes(x, times, free, order)[..., :steps]
+        companion = np.broadcast_to(
+            np.eye(steps - 1, k=-1), (*adapted.shape[:-1], steps - 1, steps - 1)
+        )
         companion = companion.copy()
-        companion[..., 0, :] = -np.cumsum(a[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        companion[..., 0, :] = -np.cumsum(adapted[..., ::-1], axis=-1)[..., ::-1][..., 1:]
         return np.max(np.abs(np.linalg.eigvals(companion)), axis=-1) <= 1.0
 
     exits = np.flatnonzero(~stable(ratios[1:])) + 1

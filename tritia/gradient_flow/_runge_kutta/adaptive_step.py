@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,6 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._trees import Tree, linear_combination, move, select, strong, times
-from tritia.gradient_flow._runge_kutta.fixed_step import check_tableau
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
     check_grad_fn,
@@ -27,20 +27,16 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     check_updates,
     evaluate,
 )
+from tritia.gradient_flow._runge_kutta.named_tableaus import check_scheme
+from tritia.gradient_flow._runge_kutta.step_size_control import (
+    LEAST_ERROR,
+    LONGEST,
+    initial_step_size,
+    next_factor,
+    retry_factor,
+    scaled_norm,
+)
 from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau
-
-SAFETY = 0.9
-"""The next step aims at this fraction of the size that would just be accepted."""
-
-SHRINK, GROW = 0.2, 10.0
-"""By which factors a step size may change from one try to the next."""
-
-LEAST_ERROR = 1e-4
-"""An error norm below it is remembered as it: one lucky step must not throttle the next."""
-
-
-LONGEST = float(jnp.finfo(jnp.float32).max) ** 0.5
-"""Step sizes stay below it: on a plateau they would overflow."""
 
 
 class AdaptiveRungeKuttaState(NamedTuple):
@@ -75,26 +71,36 @@ class AdaptiveRungeKuttaState(NamedTuple):
 class _Try(NamedTuple):
     """The loop over tries within one update."""
 
-    learning_rate: jax.Array
+    learning_rate: jax.Array  # of the next try; after an accepted one, of the step taken
     tries: jax.Array
     accepted: jax.Array
     error_norm: jax.Array
-    offset: Tree
+    offset: Tree  # the step over the learning rate
+
+
+class _Pair(NamedTuple):
+    """An embedded pair in floats."""
+
+    a: list[list[float]]
+    b: list[float]
+    error: list[float]  # b minus the embedded weights
+    order: int  # of the error estimate: one more than the lower of the two
 
 
 def adaptive_runge_kutta(
-    tableau: ButcherTableau | str = "dormand_prince",
+    initial_learning_rate: float | jax.Array | None = None,
+    scheme: ButcherTableau | str = "dormand_prince",
+    *,
     rtol: ScalarOrSchedule = 1e-3,
     atol: ScalarOrSchedule = 1e-6,
-    initial_learning_rate: float | jax.Array | None = None,
     max_learning_rate: ScalarOrSchedule = math.inf,
     max_rejections: int = 20,
     preconditioner: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the gradient flow to a tolerance, choosing its own learning rate.
 
-    One update takes one accepted step. Beside the step, the tableau's embedded weights give a
-    second one of lower order, and their difference estimates the error:
+    One update takes one accepted step. Beside the step, the scheme's embedded weights give a second
+    one of lower order, and their difference estimates the error:
 
     .. math::
       e = h \sum_i (b_i - \hat b_i) k_i, \qquad
@@ -109,15 +115,15 @@ def adaptive_runge_kutta(
     finite. If the gradient passed is itself not finite there is nothing to try: one rejection.
 
     Near a minimum the step size settles where stability allows it, at about
-    `tritia.stability_interval(tableau)` over the sharpness: that is what error control does to an
+    the scheme's `stability_interval` over the sharpness: that is what error control does to an
     explicit method, and why tightening the tolerance there hardly costs more.
 
     Call it as `optimizer.update(grads, state, params, grad_fn=f)`, where `f(params)` returns
-    gradients on the same minibatch and `grads` is `f(params)`. Every try costs
-    `tableau.stages - 1` more gradients (6 for `"dormand_prince"`, whose last stage serves the
-    estimate alone), the first update one more to choose its size. With `vmap` each lane takes its
-    own steps, and all wait for the one that tries most often. It can't stand inside `optax.masked`
-    or `optax.partition`; transforms earlier in a chain see stage one alone. Inside
+    gradients on the same minibatch and `grads` is `f(params)`. Every try costs `scheme.stages - 1`
+    more gradients (6 for `"dormand_prince"`, whose last stage serves the estimate alone), the first
+    update one more to choose its size. With `vmap` each member of the batch takes its own steps,
+    and all wait for the one that tries most often. It can't stand inside `optax.masked` or
+    `optax.partition`; transforms earlier in a chain see stage one alone. Inside
     `optax.MultiSteps(optimizer, k)` the gradient passed becomes the mean of k minibatches, so pass
     a `grad_fn` of the mean loss over all k of them: one of the last minibatch alone mixes two
     losses in a step, and the error estimate measures their difference.
@@ -127,13 +133,13 @@ def adaptive_runge_kutta(
     proportional to the tolerance, with a factor that depends on the problem.
 
     Args:
-      tableau: a `ButcherTableau` with embedded weights or the name of one of `tritia.TABLEAUS`:
+      initial_learning_rate: the first step's size, or None for the usual heuristic: from the sizes
+        of the params, the gradient, and the gradient's change along a short Euler step.
+      scheme: a `ButcherTableau` with embedded weights or the name of one of `tritia.TABLEAUS`:
         `"bogacki_shampine"`, `"dormand_prince"`, `"tsitouras"`, `"heun"`, `"midpoint"`,
         `"ralston"`.
       rtol: relative tolerance >= 0; with 0 the error is measured by `atol` alone.
       atol: absolute tolerance > 0, in units of the params.
-      initial_learning_rate: the first step's size, or None for the usual heuristic: from the sizes
-        of the params, the gradient, and the gradient's change along a short Euler step.
       max_learning_rate: no step is longer. `state.time` tells the flow's time reached.
       max_rejections: after so many rejected tries the update is zero and `state.failed` says so;
         the next update goes on from the smallest size tried.
@@ -144,7 +150,7 @@ def adaptive_runge_kutta(
       An `optax.GradientTransformationExtraArgs`; its `update` needs `params` and `grad_fn`.
 
     Raises:
-      ValueError: the tableau has no embedded weights, a number is out of range; in `update`,
+      ValueError: the scheme has no embedded weights, a number is out of range; in `update`,
         `params` or `grad_fn` is missing, params are masked, or the gradients have not the structure
         of params (None in place of an array is another structure).
       TypeError: an argument is of a wrong type.
@@ -158,7 +164,7 @@ def adaptive_runge_kutta(
     Examples:
       >>> import jax, optax, tritia
       >>> loss = lambda w: 50.0 * w[0]**2 + 0.5 * w[1]**2
-      >>> optimizer = tritia.adaptive_runge_kutta("bogacki_shampine", rtol=1e-3, atol=1e-5)
+      >>> optimizer = tritia.adaptive_runge_kutta(scheme="bogacki_shampine", rtol=1e-3, atol=1e-5)
       >>> w = jax.numpy.asarray([1.0, 1.0])
       >>> state = optimizer.init(w)
       >>> for _ in range(20):
@@ -168,15 +174,7 @@ def adaptive_runge_kutta(
       >>> bool(abs(w[1] - jax.numpy.exp(-state.time)) < 1e-3)
       True
     """
-    scheme = check_tableau(tableau)
-    if not isinstance(scheme, ButcherTableau) or scheme.b_embedded is None:
-        raise ValueError(
-            f"tableau {scheme.name!r} has no embedded weights, so its error can't be estimated;"
-            " allowed: a ButcherTableau with b_embedded, such as 'bogacki_shampine',"
-            " 'dormand_prince' or 'tsitouras'."
-        )
-    check_number("rtol", rtol, minimum=0.0)
-    check_number("atol", atol, minimum=0.0, exclusive_minimum=True)
+    pair = _embedded_pair(scheme)
     if initial_learning_rate is not None:
         check_number(
             "initial_learning_rate",
@@ -185,6 +183,8 @@ def adaptive_runge_kutta(
             exclusive_minimum=True,
             schedule=False,
         )
+    check_number("rtol", rtol, minimum=0.0)
+    check_number("atol", atol, minimum=0.0, exclusive_minimum=True)
     longest_allowed: Any = max_learning_rate
     if not (isinstance(longest_allowed, numbers.Real) and longest_allowed == math.inf):
         check_number("max_learning_rate", max_learning_rate, minimum=0.0, exclusive_minimum=True)
@@ -192,12 +192,6 @@ def adaptive_runge_kutta(
     if preconditioner is None:
         preconditioner = optax.identity()
     field = check_transform("preconditioner", preconditioner)
-
-    assert scheme.embedded_order is not None
-    estimate_order = min(scheme.order, scheme.embedded_order) + 1
-    a = [[float(x) for x in row] for row in scheme.a]
-    b = [float(x) for x in scheme.b]
-    error_weights = [float(x - y) for x, y in zip(scheme.b, scheme.b_embedded, strict=True)]
 
     def init_fn(params):
         dtype = jnp.result_type(float)
@@ -221,7 +215,7 @@ def adaptive_runge_kutta(
         grad_fn = check_grad_fn(
             grad_fn,
             params,
-            scheme.stages - 1,
+            len(pair.b) - 1,
             if_missing=".",
             if_masked="Freeze leaves inside the preconditioner, with"
             " optax.masked(optax.set_to_zero(), frozen).",
@@ -231,76 +225,22 @@ def adaptive_runge_kutta(
         relative, absolute, longest = (
             jnp.asarray(value_at(x, state.count), dtype) for x in (rtol, atol, max_learning_rate)
         )
-        first, field_state = field.update(updates, state.preconditioner_state, params, **extra)
+        norm = functools.partial(scaled_norm, rtol=relative, atol=absolute)
+        slope, field_state = field.update(updates, state.preconditioner_state, params, **extra)
 
         def slope_at(point):
             gradients = evaluate(grad_fn, point)
             return field.update(gradients, state.preconditioner_state, point, **extra)[0]
 
-        def norm(tree, *points):
-            """The root mean square of a tree in units of the tolerance, infinite if not finite."""
-
-            def in_tolerances(x, *around):
-                sizes = [jnp.abs(w).astype(dtype) for w in around]
-                size = functools.reduce(jnp.maximum, sizes)
-                size = jnp.where(jnp.isfinite(size), size, jnp.nan)
-                return jnp.abs(x).astype(dtype) / (absolute + relative * size)
-
-            ratios = jax.tree.leaves(jax.tree.map(in_tolerances, tree, *points))
-            # Squares of ratios overflow in float32 where the ratios do not.
-            peaks = [jnp.max(x, initial=0.0) for x in ratios]
-            peak = functools.reduce(jnp.maximum, peaks, jnp.zeros([], dtype))
-            unit = jnp.where(peak > 0, peak, 1.0)
-            total = sum((jnp.sum((x / unit) ** 2) for x in ratios), jnp.zeros([], dtype))
-            value = unit * jnp.sqrt(total / max(1, sum(x.size for x in ratios)))
-            return jnp.where(jnp.isfinite(value), value, jnp.inf)
-
-        def start():
-            # Hairer, Nørsett, Wanner, II.4: a step on which an Euler step changes little, then one
-            # on which the error, of order q, is about 1% of the tolerance.
-            size = norm(params, params)
-            tiny = (size < 1e-5) | (speed < 1e-5)
-            h0 = jnp.where(tiny, 1e-6, 0.01 * size / jnp.where(tiny, 1.0, speed))
-            other = slope_at(move(params, h0, first))
-            change = jax.tree.map(lambda x, y: x - y, other, first)
-            curvature = norm(change, params) / h0
-            steepest = jnp.maximum(speed, curvature)
-            h1 = jnp.where(
-                steepest <= 1e-15,
-                jnp.maximum(1e-6, 1e-3 * h0),
-                (0.01 / jnp.maximum(steepest, 1e-15)) ** (1 / estimate_order),
-            )
-            return jnp.minimum(100 * h0, h1).astype(dtype)
-
-        speed = norm(first, params)
+        speed = norm(slope, params)
         finite = jnp.isfinite(speed)
-        known = state.next_learning_rate > 0
-        h = jax.lax.cond(known | ~finite, lambda: state.next_learning_rate, start)
-        h = jnp.minimum(h, longest)
-
-        def one_try(carry: _Try) -> _Try:
-            h = carry.learning_rate
-            slopes = [first]
-            for row in a[1:]:
-                offset = linear_combination(params, list(zip(row, slopes, strict=True)))
-                slopes.append(slope_at(move(params, h, offset)))
-            offset = linear_combination(params, list(zip(b, slopes, strict=True)))
-            error = linear_combination(params, list(zip(error_weights, slopes, strict=True)))
-            error = jax.tree.map(lambda e: times(h, e), error)
-            reached = norm(error, params, move(params, h, offset))
-            accepted = reached <= 1
-            shrink = jnp.maximum(SHRINK, SAFETY * reached ** (-1 / estimate_order))
-            shrink = jnp.where(jnp.isfinite(reached), shrink, 0.5)
-            return _Try(
-                learning_rate=jnp.where(accepted, h, h * shrink),
-                tries=carry.tries + 1,
-                accepted=accepted,
-                error_norm=reached,
-                offset=offset,
-            )
-
+        h = jax.lax.cond(
+            (state.next_learning_rate > 0) | ~finite,
+            lambda: state.next_learning_rate,
+            lambda: initial_step_size(params, slope, slope_at, norm, pair.order),
+        )
         begin = _Try(
-            learning_rate=h,
+            learning_rate=jnp.minimum(h, longest),
             # A gradient that is not finite spoils every try.
             tries=jnp.where(finite, 0, max_rejections),
             accepted=jnp.zeros([], bool),
@@ -308,37 +248,111 @@ def adaptive_runge_kutta(
             offset=linear_combination(params, []),
         )
         end = jax.lax.while_loop(
-            lambda carry: ~carry.accepted & (carry.tries < max_rejections), one_try, begin
+            lambda carry: ~carry.accepted & (carry.tries < max_rejections),
+            lambda carry: _one_try(pair, carry, params, slope, slope_at, norm),
+            begin,
         )
-
-        accepted = end.accepted
-        rejected = jnp.where(finite, end.tries - accepted, 1).astype(jnp.int32)
-        error = jnp.maximum(end.error_norm, LEAST_ERROR)
-        growth = SAFETY * error ** (-0.7 / estimate_order)
-        growth *= state.previous_error ** (0.4 / estimate_order)
-        growth = jnp.clip(growth, SHRINK, jnp.where(rejected > 0, 1.0, GROW))
-        after_failure = jnp.where(finite, end.learning_rate, 0.5 * end.learning_rate)
-        next_rate = jnp.where(accepted, end.learning_rate * growth, after_failure)
-        # A step of length zero has no error, whatever its size: it says nothing about the next one.
-        next_rate = jnp.where(accepted & (speed == 0), state.next_learning_rate, next_rate)
-        next_rate = jnp.where(jnp.isfinite(next_rate), jnp.clip(next_rate, 0.0, LONGEST), 0.0)
-        taken = jnp.where(accepted, end.learning_rate, 0.0)
         step = jax.tree.map(
-            lambda p, o: jnp.where(accepted, -times(end.learning_rate, o), 0).astype(p.dtype),
+            lambda p, o: jnp.where(end.accepted, -times(end.learning_rate, o), 0).astype(p.dtype),
             params,
             end.offset,
         )
-        return step, AdaptiveRungeKuttaState(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            time=state.time + taken,
-            learning_rate=taken,
-            next_learning_rate=jnp.minimum(next_rate, longest),
-            error_norm=end.error_norm,
-            accepted=state.accepted + accepted,
-            rejected=state.rejected + rejected,
-            failed=~accepted,
-            previous_error=jnp.where(accepted, error, state.previous_error),
-            preconditioner_state=select(accepted, field_state, state.preconditioner_state),
+        state = _after(pair, state, end, finite, moving=speed > 0, longest=longest)
+        return step, state._replace(
+            preconditioner_state=select(end.accepted, field_state, state.preconditioner_state)
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _embedded_pair(scheme: Any) -> _Pair:
+    """Returns the pair that the user named or built, or says that it estimates no error."""
+    scheme = check_scheme(scheme)
+    if (
+        not isinstance(scheme, ButcherTableau)
+        or scheme.b_embedded is None
+        or scheme.embedded_order is None
+    ):
+        raise ValueError(
+            f"scheme {scheme.name!r} has no embedded weights, so its error can't be estimated;"
+            " allowed: a ButcherTableau with b_embedded, such as 'bogacki_shampine',"
+            " 'dormand_prince' or 'tsitouras'."
+        )
+    return _Pair(
+        a=[[float(x) for x in row] for row in scheme.a],
+        b=[float(x) for x in scheme.b],
+        error=[float(x - y) for x, y in zip(scheme.b, scheme.b_embedded, strict=True)],
+        order=min(scheme.order, scheme.embedded_order) + 1,
+    )
+
+
+def _one_try(
+    pair: _Pair,
+    carry: _Try,
+    params: optax.Params,
+    slope: Tree,
+    slope_at: Callable[[optax.Params], Tree],
+    norm: Callable[..., jax.Array],
+) -> _Try:
+    """Takes the step and estimates its error; a rejected one is to be tried again, shorter."""
+    h = carry.learning_rate
+    slopes = [slope]
+
+    def combine(weights: list[float]) -> Tree:
+        return linear_combination(params, list(zip(weights, slopes, strict=True)))
+
+    for row in pair.a[1:]:
+        slopes.append(slope_at(move(params, h, combine(row))))
+    offset = combine(pair.b)
+    error = jax.tree.map(lambda e: times(h, e), combine(pair.error))
+    error_norm = norm(error, params, move(params, h, offset))
+    accepted = error_norm <= 1
+    return _Try(
+        learning_rate=jnp.where(accepted, h, h * retry_factor(error_norm, pair.order)),
+        tries=carry.tries + 1,
+        accepted=accepted,
+        error_norm=error_norm,
+        offset=offset,
+    )
+
+
+def _after(
+    pair: _Pair,
+    state: AdaptiveRungeKuttaState,
+    end: _Try,
+    finite: jax.Array,
+    *,
+    moving: jax.Array,
+    longest: jax.Array,
+) -> AdaptiveRungeKuttaState:
+    """The state after the tries of one update, the preconditioner's left as it was.
+
+    Args:
+      pair: the embedded pair.
+      state: the state before.
+      end: the last try.
+      finite: whether the gradient passed is finite.
+      moving: whether it is not zero. A step of length zero has no error, whatever its size, and
+        says nothing about the next one.
+      longest: the largest step size allowed.
+    """
+    accepted = end.accepted
+    rejected = jnp.where(finite, end.tries - accepted, 1).astype(jnp.int32)
+    error = jnp.maximum(end.error_norm, LEAST_ERROR)
+    factor = next_factor(error, state.previous_error, rejected > 0, pair.order)
+    after_failure = jnp.where(finite, end.learning_rate, 0.5 * end.learning_rate)
+    following = jnp.where(accepted, end.learning_rate * factor, after_failure)
+    following = jnp.where(accepted & ~moving, state.next_learning_rate, following)
+    following = jnp.where(jnp.isfinite(following), jnp.clip(following, 0.0, LONGEST), 0.0)
+    taken = jnp.where(accepted, end.learning_rate, 0.0)
+    return state._replace(
+        count=jnp.asarray(optax.safe_increment(state.count)),
+        time=state.time + taken,
+        learning_rate=taken,
+        next_learning_rate=jnp.minimum(following, longest),
+        error_norm=end.error_norm,
+        accepted=state.accepted + accepted,
+        rejected=state.rejected + rejected,
+        failed=~accepted,
+        previous_error=jnp.where(accepted, error, state.previous_error),
+    )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import numpy as np
 
 from tritia._arguments import check_number, check_static_int, static_message
-from tritia.gradient_flow import _properties as properties
+from tritia.gradient_flow._properties import Scheme
 
 DEFAULT_DAMPING = {1: 0.05, 2: 2 / 13}
 """The usual values, by order."""
@@ -24,7 +23,7 @@ TOUCHING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class ChebyshevScheme:
+class ChebyshevScheme(Scheme):
     r"""A stabilised Runge-Kutta method of order 1 or 2 with any number of stages.
 
     One step with s stages bears a learning rate of nearly :math:`s^2` (RKC1) or :math:`(s^2-1)/3`
@@ -41,11 +40,11 @@ class ChebyshevScheme:
       b_s = \frac{T_s''(\omega_0)}{T_s'(\omega_0)^2} .
 
     Without damping (0) the interval is longest, and at s - 1 points inside it a mode is not damped
-    at all.
+    at all. The properties are those of every `Scheme`.
 
     >>> import tritia
     >>> scheme = ChebyshevScheme(stages=10, order=1, damping=0.05)
-    >>> round(tritia.stability_interval(scheme), 2)  # 2 s^2 = 200 without damping
+    >>> round(scheme.stability_interval, 2)  # 2 s^2 = 200 without damping
     193.65
 
     Attributes:
@@ -79,7 +78,7 @@ class ChebyshevScheme:
         object.__setattr__(self, "damping", float(damping))
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Such as rkc2(10)."""
         return f"rkc{self.order}({self.stages})"
 
@@ -87,6 +86,11 @@ class ChebyshevScheme:
     def gradients_per_step(self) -> int:
         """Gradients that a step costs: one per stage."""
         return self.stages
+
+    @property
+    def memory(self) -> int:
+        """Copies of the params: the step's start, two offsets and, for order 2, the first slope."""
+        return 2 + self.order
 
     @property
     def recurrence(self) -> np.ndarray:
@@ -118,7 +122,14 @@ class ChebyshevScheme:
         return w0, t / dt if self.order == 1 else dt / ddt
 
     def stability_function(self, z: np.ndarray) -> np.ndarray:
-        """Evaluates R by the recurrence that the steps use, with w = 1 and f(w) = z w / h."""
+        """Evaluates the stability polynomial R by the recurrence that the steps use.
+
+        Args:
+          z: h lambda, a real or complex array of shape (...).
+
+        Returns:
+          An array of shape (...): what a step makes of w = 1 where f(w) = lambda w.
+        """
         z = np.asarray(z)
         older, old = np.zeros_like(z), np.zeros_like(z)
         for mu, nu, mu_slope, gamma_first in self.recurrence:
@@ -134,6 +145,23 @@ class ChebyshevScheme:
             older, old = old, new
         return old
 
+    def _characteristic_roots(self, x: np.ndarray) -> np.ndarray:
+        return self.stability_function(-np.asarray(x, complex))[..., None]
+
+    def _error_constant(self) -> float:
+        # The coefficient of z^(p+1) in exp(z) - R(z), as for tableaus.
+        w0, w1 = self._arguments()
+        t, dt, ddt, dddt = _chebyshev(self.stages, w0)[:, self.stages]
+        if self.order == 1:
+            return float(1 - w1**2 * ddt / t) / 2
+        return float(1 - w1**3 * dddt * ddt / dt**2) / 6
+
+    def _interval(self, radius: float, start: float) -> float:
+        return _stable_up_to(self, radius, start)
+
+    def _noise_gain(self) -> float:
+        return float(np.sum(self.weights() ** 2))
+
 
 def _chebyshev(degree: int, x: float) -> np.ndarray:
     """Returns T_j(x) and its first three derivatives for j = 0 .. degree, by their recurrences."""
@@ -147,7 +175,7 @@ def _chebyshev(degree: int, x: float) -> np.ndarray:
     return values
 
 
-def _interval(scheme: ChebyshevScheme, bound: float, start: float = 0.0) -> float:
+def _stable_up_to(scheme: ChebyshevScheme, bound: float, start: float) -> float:
     """Returns where R(-x), from `start` on, first leaves [-bound, bound].
 
     R is affine in T_s(u), u = omega_0 - omega_1 x. While |u| <= 1, T_s(cos theta) = cos(s theta)
@@ -175,48 +203,3 @@ def _interval(scheme: ChebyshevScheme, bound: float, start: float = 0.0) -> floa
         return float((w0 - math.cos(min(passes) / s)) / w1)
     limit = high if s % 2 == 0 else -low
     return float((w0 + math.cosh(math.acosh(max(limit, 1.0)) / s)) / w1)
-
-
-@properties.order.register
-def _(scheme: ChebyshevScheme) -> int:
-    return scheme.order
-
-
-@properties.error_constant.register
-def _(scheme: ChebyshevScheme) -> float:
-    # The coefficient of z^(p+1) in exp(z) - R(z), as for tableaus.
-    s = scheme.stages
-    w0, w1 = scheme._arguments()
-    t, dt, ddt, dddt = _chebyshev(s, w0)[:, s]
-    if scheme.order == 1:
-        return float(1 - w1**2 * ddt / t) / 2
-    return float(1 - w1**3 * dddt * ddt / dt**2) / 6
-
-
-@properties.stability_interval.register
-def _(scheme: ChebyshevScheme) -> float:
-    return _interval(scheme, 1.0)
-
-
-@properties.damped_interval.register
-def _(scheme: ChebyshevScheme, radius: float = 0.98, start: float = 0.1) -> float:
-    check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
-    check_number("start", start, minimum=0, schedule=False)
-    return _interval(scheme, radius, start)
-
-
-@properties.amplification.register
-def _(scheme: ChebyshevScheme, z: Any) -> np.ndarray:
-    return np.abs(scheme.stability_function(np.asarray(z, complex)))
-
-
-@properties.noise_gain.register
-def _(scheme: ChebyshevScheme) -> float:
-    # As for tableaus: noise that is independent from stage to stage.
-    return float(np.sum(scheme.weights() ** 2))
-
-
-@properties.memory.register
-def _(scheme: ChebyshevScheme) -> int:
-    # The step's starting point, the last two offsets and, for order 2, the first slope.
-    return 2 + scheme.order

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from tritia._arguments import (
 )
 from tritia._in_place import computed_before, conditional
 from tritia._trees import cast_like, compute_dtype, move, select, strong, times, zeros_like
-from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
     check_grad_fn,
@@ -27,17 +26,15 @@ from tritia.gradient_flow._runge_kutta.gradients import (
     check_updates,
     evaluate,
 )
-from tritia.gradient_flow._runge_kutta.named_tableaus import TABLEAUS
+from tritia.gradient_flow._runge_kutta.named_tableaus import RungeKuttaScheme, check_scheme
 from tritia.gradient_flow._runge_kutta.stages import (
     Memory,
     Stages,
     empty_memory,
-    tableau_stages,
-    three_term_stages,
+    scheme_stages,
 )
-from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau
 
-Scheme = ButcherTableau | ChebyshevScheme
+Mode = Literal["opaque", "transparent"]
 
 
 class RungeKuttaState(NamedTuple):
@@ -79,10 +76,11 @@ class TransparentRungeKuttaState(NamedTuple):
 
 def runge_kutta(
     learning_rate: ScalarOrSchedule,
-    tableau: Scheme | str,
-    mode: str = "opaque",
+    scheme: RungeKuttaScheme | str,
+    *,
+    mode: Mode = "opaque",
     preconditioner: optax.GradientTransformation | None = None,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""A step of any explicit Runge-Kutta method along the gradient flow.
 
@@ -91,7 +89,8 @@ def runge_kutta(
     .. math::
       k_i = f\Big(w_t + h \sum_{j<i} a_{ij} k_j\Big), \qquad w_{t+1} = w_t + h \sum_i b_i k_i .
 
-    A step costs one gradient for each stage. There are two ways to get them:
+    A step costs one gradient for each stage. There are two ways to get them, called opaque and
+    transparent after what the training loop sees of the stages:
 
     - **opaque**: `update(grads, state, params, grad_fn=f)`. `grads` serves stage one, and
       `f(params)` is called for the other stages; it must return gradients on the same minibatch::
@@ -119,14 +118,14 @@ def runge_kutta(
     every stage gets its own mean. In transparent mode the transform must come last in a
     chain, because what follows would change the way to the next stage, and not the step alone.
 
-    Memory: opaque mode keeps nothing between steps. Transparent mode keeps `tritia.memory(tableau)`
-    copies of the params (2 for `"rk4"`, 4 for `"dormand_prince"`, 4 for RKC2 whatever its stages)
+    Memory: opaque mode keeps nothing between steps. Transparent mode keeps `scheme.memory` copies
+    of the params (2 for `"rk4"`, 4 for `"dormand_prince"`, 4 for RKC2 whatever its stages)
     and twice the preconditioner's state.
 
     Args:
       learning_rate: the step size h, in units of the flow's time; a schedule counts completed
         steps.
-      tableau: a `ButcherTableau`, a `ChebyshevScheme`, or the name of one of `tritia.TABLEAUS`.
+      scheme: a `ButcherTableau`, a `ChebyshevScheme`, or the name of one of `tritia.TABLEAUS`.
       mode: `"opaque"` or `"transparent"`.
       preconditioner: an Optax transform P that turns gradients into directions, such as
         `optax.scale_by_adam()`; no learning rate in it. Every stage is preconditioned with P's
@@ -142,7 +141,7 @@ def runge_kutta(
       `grad_fn`.
 
     Raises:
-      ValueError: `tableau` or `mode` is unknown, `learning_rate` is out of range; in `update`,
+      ValueError: `scheme` or `mode` is unknown, `learning_rate` is out of range; in `update`,
         `params` or `grad_fn` is missing, params are masked, or the gradients have not the structure
         of params (None in place of an array is another structure).
       TypeError: an argument is of a wrong type.
@@ -176,16 +175,12 @@ def runge_kutta(
       0.3682 True
     """
     check_number("learning_rate", learning_rate, minimum=0.0)
-    scheme = check_tableau(tableau)
+    stages = scheme_stages(check_scheme(scheme))
     check_choice("mode", mode, ("opaque", "transparent"))
     if preconditioner is None:
         preconditioner = optax.identity()
     field = check_transform("preconditioner", preconditioner)
     dtype = check_dtype("accumulator_dtype", accumulator_dtype)
-    if isinstance(scheme, ButcherTableau):
-        stages = tableau_stages(scheme)
-    else:
-        stages = three_term_stages(scheme.recurrence)
     if mode == "opaque":
         return _opaque(learning_rate, stages, field)
     return _transparent(learning_rate, stages, field, dtype)
@@ -312,16 +307,3 @@ def _transparent(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def check_tableau(tableau: Any) -> Scheme:
-    """Returns the scheme that the user named or built."""
-    if isinstance(tableau, (ButcherTableau, ChebyshevScheme)):
-        return tableau
-    if isinstance(tableau, str):
-        check_choice("tableau", tableau, TABLEAUS)
-        return TABLEAUS[tableau]
-    raise TypeError(
-        "tableau must be a tritia.ButcherTableau, a tritia.ChebyshevScheme or the name of one of"
-        f" tritia.TABLEAUS; got {tableau!r} of type {type(tableau).__name__}."
-    )

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Any
 
+import jax
+import numpy as np
+
+from tritia._arguments import check_choice, static_message
+from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme
 from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau
+
+RungeKuttaScheme = ButcherTableau | ChebyshevScheme
 
 
 def _fractions(text: str) -> tuple[Fraction, ...]:
@@ -186,3 +194,23 @@ TABLEAUS = MappingProxyType(
     }
 )
 """Every named tableau by its name: `tritia.TABLEAUS["rk4"]`."""
+
+
+def check_scheme(scheme: Any) -> RungeKuttaScheme:
+    """Returns the scheme that the user built or named.
+
+    Raises:
+      TypeError: `scheme` is neither a `ButcherTableau`, a `ChebyshevScheme` nor a name.
+      ValueError: the name is unknown; the message has the nearest.
+    """
+    if isinstance(scheme, RungeKuttaScheme):
+        return scheme
+    if isinstance(scheme, str):
+        check_choice("scheme", scheme, TABLEAUS)
+        return TABLEAUS[scheme]
+    if isinstance(scheme, (jax.Array, np.ndarray)):
+        raise TypeError(static_message("scheme", scheme))
+    raise TypeError(
+        "scheme must be a tritia.ButcherTableau, a tritia.ChebyshevScheme or the name of one of"
+        f" tritia.TABLEAUS, such as 'rk4'; got {scheme!r} of type {type(scheme).__name__}."
+    )

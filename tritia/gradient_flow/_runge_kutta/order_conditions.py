@@ -22,22 +22,22 @@ from fractions import Fraction
 
 from tritia.gradient_flow._coefficient import Coefficient
 
-Tree = tuple["Tree", ...]
+RootedTree = tuple["RootedTree", ...]
 
 
-def tree_order(tree: Tree) -> int:
+def tree_order(tree: RootedTree) -> int:
     """Returns the number of nodes of a rooted tree."""
     return 1 + sum(map(tree_order, tree))
 
 
 @functools.cache
-def rooted_trees(order: int) -> tuple[Tree, ...]:
+def rooted_trees(order: int) -> tuple[RootedTree, ...]:
     """Returns all rooted trees with `order` nodes: 1, 1, 2, 4, 9, 20, 48 ... of them."""
     return _forests(order - 1, order - 1)
 
 
 @functools.cache
-def _forests(nodes: int, largest: int) -> tuple[Tree, ...]:
+def _forests(nodes: int, largest: int) -> tuple[RootedTree, ...]:
     """Returns all multisets of trees with `nodes` nodes together and at most `largest` in each."""
     if nodes == 0:
         return ((),)
@@ -49,12 +49,12 @@ def _forests(nodes: int, largest: int) -> tuple[Tree, ...]:
     return tuple(sorted(found))
 
 
-def density(tree: Tree) -> int:
+def density(tree: RootedTree) -> int:
     """Returns the density: the number of nodes times the densities of the root's subtrees."""
     return tree_order(tree) * math.prod(map(density, tree))
 
 
-def symmetry(tree: Tree) -> int:
+def symmetry(tree: RootedTree) -> int:
     """Returns the order of the tree's symmetry group."""
     return math.prod(
         math.factorial(times) * symmetry(subtree) ** times
@@ -62,7 +62,7 @@ def symmetry(tree: Tree) -> int:
     )
 
 
-def _stage_weights(tree: Tree, a: Sequence[Sequence[Coefficient]]) -> list[Coefficient]:
+def _stage_weights(tree: RootedTree, a: Sequence[Sequence[Coefficient]]) -> list[Coefficient]:
     """Returns, for each stage, the elementary weight of the tree seen from that stage."""
     weights: list[Coefficient] = [Fraction(1)] * len(a)
     for subtree in tree:
@@ -74,20 +74,20 @@ def _stage_weights(tree: Tree, a: Sequence[Sequence[Coefficient]]) -> list[Coeff
 
 
 def elementary_weight(
-    tree: Tree, a: Sequence[Sequence[Coefficient]], b: Sequence[Coefficient]
+    tree: RootedTree, a: Sequence[Sequence[Coefficient]], b: Sequence[Coefficient]
 ) -> Coefficient:
     """Returns the elementary weight of a tree: what the method makes of its differential."""
     return sum((x * y for x, y in zip(b, _stage_weights(tree, a), strict=True)), Fraction(0))
 
 
 def order_defect(
-    tree: Tree, a: Sequence[Sequence[Coefficient]], b: Sequence[Coefficient]
+    tree: RootedTree, a: Sequence[Sequence[Coefficient]], b: Sequence[Coefficient]
 ) -> Coefficient:
     """Returns by how much the tree's order condition is missed (0 when it holds)."""
     return elementary_weight(tree, a, b) - Fraction(1, density(tree))
 
 
-def condition(tree: Tree) -> str:
+def condition(tree: RootedTree) -> str:
     """Writes the tree's order condition as a formula, for messages.
 
     >>> condition(((), ()))
@@ -99,7 +99,7 @@ def condition(tree: Tree) -> str:
     return f"sum_i b_i{' ' + factors if factors else ''} = {Fraction(1, density(tree))}"
 
 
-def _factors(tree: Tree, names: str) -> str:
+def _factors(tree: RootedTree, names: str) -> str:
     """Writes the product that a tree contributes at the stage called names[0]."""
     here, below = names[0], names[1]
     leaves = sum(1 for subtree in tree if not subtree)

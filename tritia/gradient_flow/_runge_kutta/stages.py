@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 from tritia._trees import Tree, cast_like, linear_combination, select, zeros_like
-from tritia.gradient_flow import _properties as properties
-from tritia.gradient_flow._coefficient import Coefficient
+from tritia.gradient_flow._runge_kutta.chebyshev import ChebyshevScheme
+from tritia.gradient_flow._runge_kutta.stage_memory import Kept
 from tritia.gradient_flow._runge_kutta.tableau import ButcherTableau
 
 Memory = tuple[Tree, ...]
@@ -41,51 +41,22 @@ class Stages(NamedTuple):
     rolled: bool
 
 
-class _Kept(NamedTuple):
-    """What is in memory after a stage: slot number -> slope j, or -> the sum of a target's row."""
-
-    slopes: dict[int, int]
-    sums: dict[int, int]
-
-
-def _plan(rows: list[list[Coefficient]]) -> list[_Kept]:
-    """Decides what to keep after each stage: slopes, or sums for the targets still to come.
-
-    After stage j the next target is on its way out. What later targets need of the slopes so far
-    is either those slopes, or one partial sum for each target. Slopes grow in number and targets
-    run out, so keep slopes first and change to sums, for good, as soon as there are fewer of them:
-    one slot serves the classical RK4, three serve Dormand and Prince.
-    """
-    plan: list[_Kept] = []
-    slots: dict[int, int] = {}  # slope -> slot
-    for j in range(len(rows)):
-        targets = [i for i in range(j + 1, len(rows)) if any(rows[i][: j + 1])]
-        slopes = [c for c in range(j + 1) if any(rows[i][c] for i in targets)]
-        if len(targets) < len(slopes) or (plan and plan[-1].sums):
-            plan.append(_Kept({}, {i: slot for slot, i in enumerate(targets)}))
-            continue
-        slots = {c: slot for c, slot in slots.items() if c in slopes}
-        for c in slopes:
-            if c not in slots:
-                # The first free slot, so that what stays in memory stays in place.
-                slots[c] = next(n for n in range(len(rows)) if n not in slots.values())
-        plan.append(_Kept(dict(slots), {}))
-    return plan
+def scheme_stages(scheme: ButcherTableau | ChebyshevScheme) -> Stages:
+    """Returns the stages of a step of fixed size."""
+    if isinstance(scheme, ChebyshevScheme):
+        return three_term_stages(scheme.recurrence)
+    return tableau_stages(scheme)
 
 
 def tableau_stages(tableau: ButcherTableau) -> Stages:
     """Returns the stages of a step of fixed size, those without influence on it left out."""
     count = tableau.gradients_per_step
-    # Row j is the target that stage j sends out: the point of stage j + 1, or the step's end.
-    rows = [list(tableau.a[j + 1]) for j in range(count - 1)] + [list(tableau.b[:count])]
-    plan = _plan(rows)
-    used = [slot for kept in plan for slot in (*kept.slopes.values(), *kept.sums.values())]
-    slots = 1 + max(used, default=-1)
+    rows, plan, slots = tableau.stage_memory
 
     # What stage j makes of (slope, *memory): its target, then each slot.
     table = np.zeros((count, 1 + slots, 1 + slots))
     for j, after in enumerate(plan):
-        before = plan[j - 1] if j else _Kept({}, {})
+        before = plan[j - 1] if j else Kept({}, {})
         for i, place in ((j, 0), *((i, 1 + slot) for i, slot in after.sums.items())):
             for c, slot in before.slopes.items():
                 table[j, place, 1 + slot] = float(rows[i][c])
@@ -148,11 +119,3 @@ def three_term_stages(coefficients: np.ndarray) -> Stages:
 def empty_memory(stages: Stages, params: optax.Params, dtype: Any = None) -> Memory:
     """Returns the memory between steps: zeros shaped like the params."""
     return tuple(zeros_like(params, dtype) for _ in range(stages.slots))
-
-
-@properties.memory.register
-def _(scheme: ButcherTableau) -> int:
-    # The transparent state: the step's starting point and the memory between stages. Opaque mode
-    # keeps nothing from step to step; while it runs it needs as much.
-    count = scheme.gradients_per_step
-    return 0 if count == 1 else 1 + tableau_stages(scheme).slots

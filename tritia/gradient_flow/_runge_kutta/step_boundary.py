@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tritia._trees import find_states
 from tritia.gradient_flow._runge_kutta.adaptive_step import AdaptiveRungeKuttaState
 from tritia.gradient_flow._runge_kutta.fixed_step import RungeKuttaState, TransparentRungeKuttaState
 
@@ -40,11 +41,7 @@ def at_step_boundary(state: Any) -> jax.Array:
       False
       True
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, STATES))
-        if isinstance(leaf, STATES)
-    ]
+    found = find_states(state, STATES)
     if not found:
         raise ValueError(
             "state holds no Runge-Kutta state, so there is no step boundary to tell. Pass the"

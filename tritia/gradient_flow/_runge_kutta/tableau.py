@@ -1,22 +1,22 @@
-"""The Butcher tableau of an explicit Runge-Kutta method, and what it promises.
+"""The Butcher tableau of an explicit Runge-Kutta method and its properties.
 
 A tableau checks itself when it is built, in exact rational arithmetic where its coefficients are
-rational, and reports its order, error and stability from its coefficients alone.
+rational.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
-from tritia._arguments import check_number, check_static_int
-from tritia.gradient_flow import _properties as properties
+from tritia._arguments import check_static_int
 from tritia.gradient_flow._coefficient import Coefficient, coefficient
+from tritia.gradient_flow._properties import Scheme
 from tritia.gradient_flow._runge_kutta.order_conditions import (
     condition,
     elementary_weight,
@@ -25,13 +25,14 @@ from tritia.gradient_flow._runge_kutta.order_conditions import (
     symmetry,
 )
 from tritia.gradient_flow._runge_kutta.stability_polynomial import evaluate, stable_up_to
+from tritia.gradient_flow._runge_kutta.stage_memory import StageMemory, stage_memory
 
 ROUNDING = 1e-14
 """By how much a condition may be missed, per unit of its terms, where coefficients are floats."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ButcherTableau:
+class ButcherTableau(Scheme):
     r"""An explicit Runge-Kutta method, checked on construction.
 
     For w' = f(w) one step of size h is
@@ -40,13 +41,13 @@ class ButcherTableau:
       k_i = f\Big(w_t + h \sum_{j<i} a_{ij} k_j\Big), \qquad w_{t+1} = w_t + h \sum_i b_i k_i .
 
     Rational coefficients (`int`, `fractions.Fraction`) are checked exactly; as soon as one is a
-    float, conditions may be missed by `ROUNDING`.
+    float, conditions may be missed by rounding. The properties are those of every `Scheme`.
 
     >>> import tritia
     >>> from fractions import Fraction
     >>> tableau = ButcherTableau("my midpoint", a=((), (Fraction(1, 2),)), b=(0, 1),
     ...                          c=(0, Fraction(1, 2)), order=2)
-    >>> tritia.stability_interval(tableau)
+    >>> tableau.stability_interval
     2.0
     >>> ButcherTableau("broken", a=((), (1,)), b=(Fraction(1, 4), Fraction(3, 4)), c=(0, 1),
     ...                order=2)
@@ -150,7 +151,18 @@ class ButcherTableau:
         """Gradients that a step of fixed size costs: last stages with b_i = 0 are not taken."""
         return max(i + 1 for i, weight in enumerate(self.b) if weight != 0)
 
+    @functools.cached_property
+    def stage_memory(self) -> StageMemory:
+        """What the stages of a step of fixed size lead to and keep."""
+        count = self.gradients_per_step
+        return stage_memory(self.a[:count], self.b[:count])
+
     @property
+    def memory(self) -> int:
+        """Copies of the params in the transparent state: the starting point, and between stages."""
+        return 0 if self.gradients_per_step == 1 else 1 + self.stage_memory.slots
+
+    @functools.cached_property
     def stability_polynomial(self) -> tuple[Coefficient, ...]:
         """Coefficients of R, constant term first, where w' = lambda w takes w to R(h lambda) w."""
         polynomial: list[Coefficient] = [Fraction(1)]
@@ -162,18 +174,34 @@ class ButcherTableau:
             polynomial.pop()
         return tuple(polynomial)
 
-    @property
+    @functools.cached_property
     def principal_error_norm(self) -> float:
         """The Euclidean norm of the coefficients of h^(p+1): a step's error on nonlinear problems.
 
         Each rooted tree of p + 1 nodes contributes its order condition's defect over its symmetry.
-        `tritia.error_constant` is the same for linear problems, where one tree counts.
+        `error_constant` is the same for linear problems, where one tree counts.
         """
         defects = [
             float(order_defect(tree, self.a, self.b)) / symmetry(tree)
             for tree in rooted_trees(self.order + 1)
         ]
         return math.hypot(*defects)
+
+    def _characteristic_roots(self, x: np.ndarray) -> np.ndarray:
+        return evaluate(self.stability_polynomial, -np.asarray(x, complex))[..., None]
+
+    def _error_constant(self) -> Coefficient:
+        # The coefficient of z^(p+1) in exp(z) - R(z), as for multistep schemes: 1/2 for Euler.
+        degree = self.order + 1
+        polynomial = (*self.stability_polynomial, *[Fraction(0)] * degree)
+        return Fraction(1, math.factorial(degree)) - polynomial[degree]
+
+    def _interval(self, radius: float, start: float) -> float:
+        return stable_up_to(self.stability_polynomial, bound=radius, start=start)
+
+    def _noise_gain(self) -> float:
+        # At least 1/s, which averaging s gradients gives.
+        return float(sum(weight * weight for weight in self.b))
 
 
 def _missed(defect: Coefficient, terms: Iterable[Coefficient]) -> str | None:
@@ -182,41 +210,3 @@ def _missed(defect: Coefficient, terms: Iterable[Coefficient]) -> str | None:
         return str(abs(defect)) if defect else None
     allowed = ROUNDING * max(1.0, sum(abs(float(x)) for x in terms))
     return f"{abs(defect):.3g}" if abs(defect) > allowed else None
-
-
-@properties.order.register
-def _(scheme: ButcherTableau) -> int:
-    return scheme.order
-
-
-@properties.error_constant.register
-def _(scheme: ButcherTableau) -> Coefficient:
-    # The coefficient of z^(p+1) in exp(z) - R(z), the multistep schemes' convention: 1/2 for Euler.
-    degree = scheme.order + 1
-    polynomial = (*scheme.stability_polynomial, *[Fraction(0)] * degree)
-    return Fraction(1, math.factorial(degree)) - polynomial[degree]
-
-
-@properties.stability_interval.register
-def _(scheme: ButcherTableau) -> float:
-    return stable_up_to(scheme.stability_polynomial)
-
-
-@properties.damped_interval.register
-def _(scheme: ButcherTableau, radius: float = 0.98, start: float = 0.1) -> float:
-    check_number("radius", radius, minimum=0, maximum=1, exclusive_minimum=True, schedule=False)
-    check_number("start", start, minimum=0, schedule=False)
-    return stable_up_to(scheme.stability_polynomial, bound=radius, start=start)
-
-
-@properties.amplification.register
-def _(scheme: ButcherTableau, z: Any) -> np.ndarray:
-    return np.abs(evaluate(scheme.stability_polynomial, np.asarray(z, complex)))
-
-
-@properties.noise_gain.register
-def _(scheme: ButcherTableau) -> float:
-    # Noise that is independent from stage to stage: transparent mode with fresh minibatches. At
-    # least 1/s, which averaging s gradients gives. In opaque mode all stages see one minibatch:
-    # then the gain is (sum b_i)^2 = 1, as for gradient descent.
-    return float(sum(weight * weight for weight in scheme.b))

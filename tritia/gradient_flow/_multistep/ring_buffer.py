@@ -1,8 +1,8 @@
 """Ring buffers of pytrees: the memory of earlier steps, written in place.
 
-A history is a tuple of trees shaped like the params, so that `optax.tree.map_params` and shardings
-see ordinary copies of the params. The entries never move: one of them is overwritten in each step,
-and the coefficients are rotated instead.
+A ring buffer is a tuple of trees shaped like the params, so that `optax.tree.map_params` and
+shardings see ordinary copies of the params. The entries never move: one of them is overwritten in
+each step, and the coefficients are rotated instead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from tritia._in_place import conditional
 from tritia._trees import is_none, zeros_like
 
-History = tuple[Any, ...]
+RingBuffer = tuple[Any, ...]
 
 
-def empty(params: Any, length: int, dtype: Any = None) -> History:
-    """Returns a history of `length` trees of zeros shaped like `params`, of `dtype` if given."""
+def empty(params: Any, length: int, dtype: Any = None) -> RingBuffer:
+    """Returns `length` trees of zeros shaped like `params`, of `dtype` if given."""
     return tuple(zeros_like(params, dtype) for _ in range(length))
 
 
@@ -41,66 +41,66 @@ def by_slot(newest_first: jax.Array, position: jax.Array) -> jax.Array:
     return newest_first[(position - 1 - jnp.arange(length)) % length]
 
 
-def write(history: History, position: jax.Array, new: Any, read: Any = True) -> History:
-    """Overwrites the oldest tree of a history; leaves that are None in `new` stay as they were.
+def write(buffer: RingBuffer, position: jax.Array, new: Any, read: Any = True) -> RingBuffer:
+    """Overwrites the oldest tree of a ring buffer; leaves that are None in `new` stay as they were.
 
     Each slot is passed through a `lax.cond` on the whole tree: XLA then updates one buffer in place
     and leaves the others alone, where a `where` on each leaf would write them all.
 
     Args:
-      history: what is overwritten.
+      buffer: what is overwritten.
       position: the number of writes so far.
-      new: a tree like those of the history.
-      read: the token of what has to be computed from the history before.
+      new: a tree like those of the buffer.
+      read: the token of what has to be computed from the buffer before.
     """
-    if len(history) < 2 and read is True:
-        return tuple(_filled(new, old) for old in history)
-    slot = position % max(len(history), 1)
+    if len(buffer) < 2 and read is True:
+        return tuple(_filled(new, old) for old in buffer)
+    slot = position % max(len(buffer), 1)
     return tuple(
         conditional(
             read & (slot == j), lambda _, fresh: fresh, lambda kept, _: kept, old, _filled(new, old)
         )
-        for j, old in enumerate(history)
+        for j, old in enumerate(buffer)
     )
 
 
 def write_computed(
-    history: History, position: jax.Array, compute: Callable[[History], Any]
-) -> tuple[History, jax.Array]:
-    """Overwrites the oldest tree of a history by what is computed from the history.
+    buffer: RingBuffer, position: jax.Array, compute: Callable[[RingBuffer], Any]
+) -> tuple[RingBuffer, jax.Array]:
+    """Overwrites the oldest tree of a ring buffer by what is computed from the buffer.
 
     The result never stands anywhere but in its slot: a buffer for it, as large as the params, costs
     more than the arithmetic. `compute` is compiled once for each slot.
 
     Returns:
-      The history, and the token of this computation.
+      The buffer, and the token of this computation.
     """
     token = jnp.zeros((), bool)
-    for j, old in enumerate(history):
+    for j, old in enumerate(buffer):
 
-        def written(now: History = history, old: Any = old) -> tuple[Any, jax.Array]:
+        def written(now: RingBuffer = buffer, old: Any = old) -> tuple[Any, jax.Array]:
             # Where this runs, the slots that were passed before are as they were.
             return _filled(compute(now), old), jnp.ones((), bool)
 
         def kept(old: Any = old, token: jax.Array = token) -> tuple[Any, jax.Array]:
             return old, token
 
-        turn = (position >= 0) & (position % len(history) == j)
+        turn = (position >= 0) & (position % len(buffer) == j)
         slot, token = conditional(turn, written, kept)
-        history = (*history[:j], slot, *history[j + 1 :])
-    return history, token
+        buffer = (*buffer[:j], slot, *buffer[j + 1 :])
+    return buffer, token
 
 
-def newest(history: History, position: jax.Array) -> Any:
+def newest(buffer: RingBuffer, position: jax.Array) -> Any:
     """Reads the tree that was written at `position`."""
-    slot = position % len(history)
+    slot = position % len(buffer)
 
     def read(first: Any, *others: Any) -> Any:
         for j, other in enumerate(others, start=1):
             first = jnp.where(slot == j, other, first)
         return first
 
-    return jax.tree.map(read, *history)
+    return jax.tree.map(read, *buffer)
 
 
 def _filled(new: Any, old: Any) -> Any:

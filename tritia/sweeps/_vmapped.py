@@ -1,10 +1,14 @@
-"""The computation of a sweep: lanes, one for each setting and seed, as one compiled function."""
+"""The computation of a sweep: many runs as one compiled function.
+
+A *run* is the training with one setting and one seed: `jax.vmap` over the seeds, and once more over
+the settings, makes one computation of them.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +18,12 @@ import tritia
 from tritia.sweeps._chunks import bytes_of
 from tritia.sweeps._problem import Problem
 
+Axes = Literal["settings", "seeds", "both", "none"]
+"""Which of the two vmapped axes an argument has."""
+
 
 class Carry(NamedTuple):
-    """What a lane takes from step to step.
+    """What a run takes from step to step.
 
     Attributes:
       params: the trained params.
@@ -44,13 +51,13 @@ class Plan(NamedTuple):
     make_transform: Callable[[Any], optax.GradientTransformation]
     problem: Problem
     batch: Callable[[Any, Any, Any], Any]
-    extra: Callable[[Any], dict[str, Any]]
+    extra: Callable[[Any], Mapping[str, Any]]
     evaluation_params: Callable[[Any, Any], Any]
     every: int
 
 
-class Lanes(NamedTuple):
-    """A compiled group of lanes.
+class VmappedRuns(NamedTuple):
+    """A compiled group of runs.
 
     Attributes:
       start: (settings, keys) -> carry.
@@ -65,12 +72,12 @@ class Lanes(NamedTuple):
 
 
 def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
-    """Returns what one lane starts from."""
+    """Returns what one run starts from."""
     params, rest = plan.problem.init(key)
     return Carry(params, rest, plan.make_transform(setting).init(params))
 
 
-def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lanes:
+def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> VmappedRuns:
     """Compiles a group.
 
     Args:
@@ -80,13 +87,12 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
       data: the data of the run; only their shapes matter.
 
     Returns:
-      The `Lanes`.
+      The `VmappedRuns`.
     """
 
-    def over_lanes(function: Callable[..., Any], axes: str) -> Callable[..., Any]:
-        # For each argument: "b"oth, "s"ettings, "k"eys or "-", neither.
-        inner = tuple(0 if axis in "bk" else None for axis in axes)
-        outer = tuple(0 if axis in "bs" else None for axis in axes)
+    def over_runs(function: Callable[..., Any], *axes: Axes) -> Callable[..., Any]:
+        inner = tuple(0 if axis in ("seeds", "both") else None for axis in axes)
+        outer = tuple(0 if axis in ("settings", "both") else None for axis in axes)
         return jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer)
 
     def advance(carry: Carry, setting: Any, key: jax.Array, first: jax.Array, data: Any) -> Any:
@@ -121,8 +127,10 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
         )
         return carry, (loss, value)
 
-    start_all = jax.jit(over_lanes(functools.partial(start, plan), "sk"))
-    advance_all = jax.jit(over_lanes(advance, "bsk--"), donate_argnums=0)
+    start_all = jax.jit(over_runs(functools.partial(start, plan), "settings", "seeds"))
+    advance_all = jax.jit(
+        over_runs(advance, "both", "settings", "seeds", "none", "none"), donate_argnums=0
+    )
     shape = jax.eval_shape(start_all, settings, keys)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     compiled = advance_all.lower(shape, settings, keys, step, data).compile()
@@ -133,7 +141,7 @@ def compile_lanes(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Lane
         + used.temp_size_in_bytes
         - used.alias_size_in_bytes
     )
-    return Lanes(start_all, compiled, size)
+    return VmappedRuns(start_all, compiled, size)
 
 
 def iterate(state: Any, params: Any) -> Any:
@@ -144,7 +152,7 @@ def iterate(state: Any, params: Any) -> Any:
     return params
 
 
-def lane_bytes(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:
-    """Returns how many bytes one lane takes between two steps."""
+def bytes_of_a_run(plan: Plan, names: Iterable[str], keys: jax.Array) -> int:
+    """Returns how many bytes one run takes between two steps."""
     setting = dict.fromkeys(names, jax.ShapeDtypeStruct((), jnp.result_type(float)))
     return bytes_of(jax.eval_shape(functools.partial(start, plan), setting, keys[0]))

@@ -1,0 +1,100 @@
+"""The arguments of `tritia compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritia._command_line import parsing
+
+if TYPE_CHECKING:
+    from tritia._compare.experiment import Request
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand.
+
+    What isn't given is None and takes its value from `Request`, so that one place says what is
+    usual.
+
+    Args:
+      commands: what `argparse.ArgumentParser.add_subparsers` returned.
+    """
+    compare = commands.add_parser(
+        "compare",
+        help="train a small network with several optimizers and compare them",
+        description=(
+            "Trains a multilayer perceptron with several optimizers and compares them by their"
+            " learning curves, their spread over random initialisations and their time per epoch."
+        ),
+        epilog=(
+            "Interrupted? The same command goes on where it was. Results: report.md, metrics.csv,"
+            " learning_curves.png and config.json in the folder of --out."
+        ),
+    )
+    arg = compare.add_argument
+    arg("--list", action="store_true", help="list the optimizers and data sets, and stop")
+    arg("--dataset", metavar="NAME", help="digits (default), breast_cancer, wine, diabetes, ...")
+    arg(
+        "--optimizers",
+        metavar="A,B,...",
+        type=parsing.names,
+        help="optimizers to compare (see --list)",
+    )
+    arg("--seeds", metavar="N", type=parsing.count, help="random initialisations (default 5)")
+    arg("--epochs", metavar="N", type=parsing.count, help="epochs to train for (default 20)")
+    arg("--hidden", metavar="A,B,...", type=parsing.widths, help="hidden layers (default 100,100)")
+    arg(
+        "--batch-size",
+        metavar="N",
+        type=parsing.batch_size,
+        help="rows in a minibatch, or full (default: the data set's own)",
+    )
+    arg("--data-dir", metavar="DIR", type=Path, help="where the files of mnist or cora are")
+    arg(
+        "--no-tune",
+        dest="tune",
+        action="store_const",
+        const=False,
+        help="skip the tuning of the learning rate; use each optimizer's usual one",
+    )
+    arg(
+        "--learning-rate",
+        metavar="X",
+        type=parsing.positive_number,
+        help="with --no-tune: the learning rate of every optimizer",
+    )
+    arg(
+        "--x-axis",
+        choices=("epochs", "gradients"),
+        help="draw against epochs (default) or gradient evaluations",
+    )
+    arg(
+        "--target",
+        metavar="X",
+        type=parsing.finite_number,
+        help="the test accuracy or R^2 of 'epochs to target' (default: the data set's own)",
+    )
+    arg("--out", metavar="DIR", type=Path, help="folder of results (default tritia-compare/NAME)")
+
+
+def command(request: Request) -> str:
+    """Writes the command line that asks for a request, without what is usual anyway."""
+    words = ["tritia", "compare"]
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        if value == field.default:
+            continue
+        if field.name == "tune":
+            words.append("--no-tune")
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if field.name == "batch_size" and value == 0:
+            words.append("full")
+        elif isinstance(value, tuple):
+            words.append(",".join(map(str, value)) or "none")
+        else:
+            words.append(str(value))
+    return shlex.join(words)
