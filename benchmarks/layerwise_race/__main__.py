@@ -23,6 +23,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks.layerwise_race import results, tables
 from benchmarks.layerwise_race.data import Folders
 from benchmarks.layerwise_race.methods import METHODS
@@ -49,7 +51,9 @@ def main() -> None:
     for given, known in ((names, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):
             parser.error(f"{', '.join(unknown)}: not among {', '.join(known)}")
-    with tempfile.TemporaryDirectory() as forgotten:
+    # OpenBLAS's threads wait for each other next to other work, and their waiting is CPU time too.
+    limit = threadpool_limits(limits=1, user_api="blas")
+    with tempfile.TemporaryDirectory() as forgotten, limit:
         out = arguments.out or Path(forgotten)
         folders = Folders(arguments.mnist, arguments.cora)
         print(header(), end="\n\n")
