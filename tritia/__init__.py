@@ -13,13 +13,14 @@ strongly convex losses. `eval_params` gives the parameters to validate and save.
 
 **Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
 minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
-methods it generalises. `stochastic_tiam` does so on minibatches, and `scale_by_input_gram` is its
-kernel step on its own, for any gradients. `tiam_diagnostics` reports how an update went.
+methods it generalises. `stochastic_tiam` does so on minibatches. `tiam_diagnostics` reports how an
+update went.
 
 **Steps by layer, for any model.** `spectral_momentum` trains every kernel, of dense layers,
 convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
-Its parts stand alone: `scale_by_spectral_clipping`, `polyak_average`, `partition_matrices`, and
-`with_layer_inputs`, which makes any loss also return what went into each layer.
+Its parts stand alone: `scale_by_input_gram` preconditions gradients by what went into their layers,
+which `with_layer_inputs` makes any loss return; `scale_by_spectral_clipping` clips and normalises;
+`polyak_average` averages the iterates.
 
 All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
 gradient from a Flax model, `tritia.sweeps` trains with many settings and seeds as one computation,
@@ -35,7 +36,6 @@ from tritia.alternating import (
     bcd as bcd,
     dlam as dlam,
     mdlam as mdlam,
-    scale_by_input_gram as scale_by_input_gram,
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
     tiam_diagnostics as tiam_diagnostics,
@@ -89,6 +89,7 @@ from tritia.layerwise import (
     SpectralClippingState as SpectralClippingState,
     layer_axes as layer_axes,
     partition_matrices as partition_matrices,
+    scale_by_input_gram as scale_by_input_gram,
     scale_by_spectral_clipping as scale_by_spectral_clipping,
     spectral_momentum as spectral_momentum,
     with_layer_inputs as with_layer_inputs,

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import tritia
-from tritia.layerwise import is_matrix, scale_by_input_gram
+from tritia.layerwise import is_matrix
 
 X = jax.random.normal(jax.random.key(0), (16, 5))
 Y = jax.random.normal(jax.random.key(1), (16, 3))
@@ -47,7 +47,7 @@ def test_it_is_the_chain_that_its_docstring_shows():
     chain = optax.chain(
         tritia.partition_matrices(
             optax.chain(
-                scale_by_input_gram(),
+                tritia.scale_by_input_gram(),
                 optax.trace(0.9),
                 tritia.scale_by_spectral_clipping(2),
                 optax.add_decayed_weights(0.3),

@@ -1,8 +1,7 @@
 r"""Layer-wise alternating minimisation of multilayer perceptrons, on all rows or on minibatches.
 
 `tiam` and `stochastic_tiam` are solvers with Optax's interface: they take the examples instead of a
-gradient. `scale_by_input_gram` is an ordinary transform of gradients, the kernel step of
-`stochastic_tiam` on its own. This page says how `tiam` works and how to choose its settings.
+gradient. This page says how `tiam` works and how to choose its settings.
 
 ## The problem
 
@@ -89,7 +88,6 @@ from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdl
 from tritia.alternating._full_batch.problem import Rejected as Rejected
 from tritia.alternating._full_batch.state import TiamState as TiamState
 from tritia.alternating._full_batch.tiam import tiam as tiam
-from tritia.alternating._minibatch.input_gram import scale_by_input_gram as scale_by_input_gram
 from tritia.alternating._minibatch.running_gram import InputGramState as InputGramState
 from tritia.alternating._minibatch.stochastic import (
     StochasticTiamState as StochasticTiamState,

@@ -105,12 +105,11 @@ def scale_by_input_gram(
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, tritia
-      >>> from tritia.layerwise import scale_by_input_gram
       >>> x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([10.0, 1.0, 0.1])
       >>> y = x @ jnp.array([[0.1], [1.0], [10.0]])
       >>> params = {"kernel": jnp.zeros((3, 1))}
       >>> loss = lambda p: 0.5 * jnp.mean((x @ p["kernel"] - y) ** 2)
-      >>> solver = optax.chain(scale_by_input_gram(damping=1e-6), optax.scale(-1.0))
+      >>> solver = optax.chain(tritia.scale_by_input_gram(damping=1e-6), optax.scale(-1.0))
       >>> state = solver.init(params)
       >>> value_and_grad = jax.value_and_grad(tritia.with_layer_inputs(loss), has_aux=True)
       >>> (value, inputs), grads = value_and_grad(params)

@@ -243,15 +243,25 @@ def test_the_cheaper_order_of_products_is_the_same_step():
 def test_it_is_the_preconditioner_applied_to_gradients():
     params, (x, y) = make_params(*SIZES), make_data()
     updates, _ = first_update(tritia.stochastic_tiam(0.3, max_gram=7), params, x, y)
-    solver = optax.chain(tritia.scale_by_input_gram(max_gram=7), optax.scale(-0.3))
+    solver = tritia.scale_by_input_gram(max_gram=7, rank=32)
+
+    def joined(tree):  # kernel and bias as one matrix, for inputs with a column of ones
+        return {
+            str(i): jnp.concatenate([layer["kernel"], layer["bias"][None]])
+            for i, layer in enumerate(tree)
+        }
 
     @jax.jit
     def update(params):
-        gradients = jax.grad(mean_loss)(params, x, y)
-        inputs = layer_inputs(params, x)
-        return solver.update(gradients, solver.init(params), params, layer_inputs=inputs)
+        gradients = joined(jax.grad(mean_loss)(params, x, y))
+        rows = {
+            str(i): jnp.pad(a, ((0, 0), (0, 1)), constant_values=1)
+            for i, a in enumerate(layer_inputs(params, x))
+        }
+        return solver.update(gradients, solver.init(gradients), layer_inputs=rows)
 
-    assert_close(updates, update(params)[0])
+    scaled = update(params)[0]
+    assert_close(joined(updates), jax.tree.map(lambda g: -0.3 * g, scaled))
 
 
 def train(solver, params, batches, scan=True):

@@ -58,9 +58,10 @@ class InputGramState(NamedTuple):
       mass: the share of the averages that minibatches have filled, :math:`1 - decay^k` after k of
         them, (): the averages are divided by it.
       grams: for each layer the running average of :math:`a^T a / n`: (d, d), or its diagonal, (d,),
-        where d is above `max_gram`; d counts the column of ones.
+        where d is above `max_gram`; d counts the column of ones. Of `scale_by_input_gram` a dict by
+        the leaf's name, with one more axis in front for the matrices that it holds.
       inverses: for each layer :math:`(G + \lambda I)^{-1}`: (d, d), (d,), or by leading
-        eigenvectors, a `tritia.alternating._minibatch.damped_inverse.LowRank`.
+        eigenvectors, a `tritia.alternating._minibatch.damped_inverse.LowRank`; likewise.
     """
 
     count: jax.Array
