@@ -23,8 +23,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from benchmarks.layerwise_race import results, tables
 from benchmarks.layerwise_race.data import Folders
 from benchmarks.layerwise_race.methods import METHODS
@@ -51,9 +49,7 @@ def main() -> None:
     for given, known in ((names, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):
             parser.error(f"{', '.join(unknown)}: not among {', '.join(known)}")
-    # OpenBLAS's threads wait for each other next to other work, and their waiting is CPU time too.
-    limit = threadpool_limits(limits=1, user_api="blas")
-    with tempfile.TemporaryDirectory() as forgotten, limit:
+    with tempfile.TemporaryDirectory() as forgotten:
         out = arguments.out or Path(forgotten)
         folders = Folders(arguments.mnist, arguments.cora)
         print(header(), end="\n\n")
