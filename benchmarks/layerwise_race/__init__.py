@@ -2,6 +2,6 @@
 
 import os
 
-# OpenBLAS's threads wait for each other next to other work, and their waiting is CPU time too. It is
-# read when SciPy is loaded, hence here.
+# OpenBLAS's threads wait for each other next to other work, and their waiting is CPU time too. The
+# variable is read when SciPy is loaded, hence here.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -74,7 +74,7 @@ class Race:
     def tuning(self, method: str) -> list[tuple[Setting, Curve]]:
         """The run of each setting, the best first; empty where runs are missing."""
         found = []
-        for setting in METHODS[method].grid:
+        for setting in self._grid(method):
             steps = self.task.tuning_steps
             curve = self.curve(Entry(method, setting), TUNING_SEED, steps, tuning=True)
             if curve is None:
@@ -86,6 +86,13 @@ class Race:
         """The method at its best setting; None where its tuning is not there."""
         found = self.tuning(method)
         return Entry(method, found[0][0]) if found else None
+
+    def _grid(self, method: str) -> list[Setting]:
+        scale = self.task.rate_scale
+        return [
+            {**setting, "learning_rate": scale * setting["learning_rate"]}
+            for setting in METHODS[method].grid
+        ]
 
     def _rank(self, curve: Curve) -> tuple[float, float]:
         """Least for the best at the averaged iterate; the loss decides between equal scores."""
