@@ -33,7 +33,7 @@ from benchmarks.timing import header
 def main() -> None:
     """Races and prints a table for each task."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", help=f"any of {', '.join(TASKS)}; default: all")
+    parser.add_argument("tasks", nargs="*", help=f"any of {', '.join(TASKS)}; default: all at hand")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder of finished runs; default: forgotten")
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--equal-seconds", action="store_true", help="also runs at equal seconds")
     parser.add_argument("--quick", action="store_true", help="wine, 2 seeds")
     arguments = parser.parse_args()
-    names, methods = arguments.tasks or list(TASKS), arguments.methods.split(",")
+    folders = Folders(arguments.mnist, arguments.cora)
+    at_hand = [name for name, task in TASKS.items() if folders.has(task.folder)]
+    names, methods = arguments.tasks or at_hand, arguments.methods.split(",")
     if arguments.quick:
         names, arguments.seeds = ["wine"], 2
     for given, known in ((names, TASKS), (methods, METHODS)):
@@ -51,7 +53,6 @@ def main() -> None:
             parser.error(f"{', '.join(unknown)}: not among {', '.join(known)}")
     with tempfile.TemporaryDirectory() as forgotten:
         out = arguments.out or Path(forgotten)
-        folders = Folders(arguments.mnist, arguments.cora)
         print(header(), end="\n\n")
         for name in names:
             race = results.Race(name, folders, out, train=not arguments.tables)

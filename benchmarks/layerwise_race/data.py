@@ -29,6 +29,10 @@ class Folders(NamedTuple):
     mnist: Path | None
     cora: Path | None
 
+    def has(self, name: str | None) -> bool:
+        """Whether the folder of this name is given, or none is asked for."""
+        return name is None or getattr(self, name) is not None
+
 
 class Data(NamedTuple):
     """All rows, and which of them are for what.

@@ -20,7 +20,7 @@ def tuning(race: Race, methods: Sequence[str]) -> None:
         for method in methods
         if (found := race.tuning(method))
     ]
-    widest = max(len(row) for row in rows)
+    widest = max((len(row) for row in rows), default=1)
     table(
         ["method", *(str(place) for place in range(1, widest))],
         [row + ["-"] * (widest - len(row)) for row in rows],

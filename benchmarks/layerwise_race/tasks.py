@@ -43,6 +43,7 @@ class Task(NamedTuple):
       goals: scores to which steps and seconds are counted.
       refit: whether the race trains on the validation rows too.
       epoch: steps of an epoch where the table counts in epochs, or None.
+      folder: the name of the folder that its data are in, or None where they are always at hand.
       rate_scale: multiplies the learning rates of every method's grid.
     """
 
@@ -57,6 +58,7 @@ class Task(NamedTuple):
     goals: tuple[float, ...] = ()
     refit: bool = True
     epoch: int | None = None
+    folder: str | None = None
     rate_scale: float = 1.0
 
 
@@ -114,6 +116,7 @@ def _mnist(*hidden: int) -> Task:
         round_steps=_EPOCH,
         goals=_MNIST_GOALS,
         epoch=_EPOCH,
+        folder="mnist",
     )
 
 
@@ -145,6 +148,7 @@ TASKS: Mapping[str, Task] = {
         tuning_steps=_EPOCH // 3,
         round_steps=_EPOCH // 12,
         goals=(0.97, 0.98),
+        folder="mnist",
     ),
     "transformer": Task(
         "Characters of Python's library, a transformer of 2 layers, width 64, context 64",
@@ -167,6 +171,7 @@ TASKS: Mapping[str, Task] = {
         steps=4 * _EPOCH,
         tuning_steps=4 * _EPOCH // 3,
         round_steps=_EPOCH // 3,
+        folder="mnist",
     ),
     "cora": Task(
         "Cora, words smoothed over the graph, 7165-100-100-7",
@@ -178,6 +183,7 @@ TASKS: Mapping[str, Task] = {
         tuning_steps=50,
         round_steps=5,
         goals=(0.8,),
+        folder="cora",
         refit=False,
     ),
     "digits": _small("digits", 64, 10, 900, 0.96),
