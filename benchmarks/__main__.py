@@ -23,6 +23,7 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
     """The scripts with their arguments."""
     quick = ["--quick"] if arguments.quick else []
     picture = ["--out", str(arguments.out / "scaling.png")] if arguments.out else []
+    race = ["--out", str(arguments.out / "layerwise_race")] if arguments.out else []
     folders = []
     for name, folder in (("cora", arguments.cora), ("mnist", arguments.mnist)):
         folders += [f"--{name}", str(folder)] if folder else []
@@ -35,6 +36,7 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["scaling", *(["update", "sweep"] if quick else []), *quick, *picture],
         ["time_to_accuracy", *quick, *folders],
         ["tiam", *quick, *folders],
+        ["layerwise_race", *quick, *folders, *race],
     ]
     if arguments.mnist:
         found.append(["layerwise", "--mnist", str(arguments.mnist), *quick])
