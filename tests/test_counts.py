@@ -187,6 +187,24 @@ def test_matrix_products_of_a_block_pass_grow_by_nine_a_layer():
     assert five - three <= 2 * 9  # linear in the depth
 
 
+@pytest.mark.parametrize("kernel_step", ["exact", "backtracking"])
+def test_a_batch_of_solvers_is_not_a_program_of_another_size(kernel_step):
+    """What takes long to compile is a long program: the search for tau stays a loop under vmap."""
+    params = [{"kernel": jnp.ones((6, 5)), "bias": jnp.ones(5)}, {"kernel": jnp.ones((5, 3))}]
+    examples = {"inputs": jnp.ones((8, 6)), "targets": jnp.arange(8) % 3}
+
+    def update(mu: Any) -> Any:
+        inertia = tritia.Inertia(0.5, 0.4, 0.3)
+        solver = tritia.tiam(8, mu=mu, kernel_step=kernel_step, inertia=inertia)
+        return solver.update(None, solver.init(params), params, **examples)[0]
+
+    alone, batched = (
+        jax.jit(function).lower(mu).as_text().count("\n")
+        for function, mu in ((update, jnp.float32(0.1)), (jax.vmap(update), jnp.ones(4)))
+    )
+    assert batched < 1.5 * alone
+
+
 def test_equal_coefficients_of_inertia_need_not_be_one_object():
     """Where c and e are known to be one point, its product with the inputs is taken once."""
     number, again = 0.5, float("0.5")

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
-from tests.contract import CASES, tree_gradient
+from tests.contract import CASES, RUN, tree_gradient
 
 TREES = [case for case in CASES if case.problem.any_tree]
 each_case = pytest.mark.parametrize("case", TREES, ids=lambda case: case.name)
@@ -107,3 +107,15 @@ def test_data_parallel_in_shard_map(case):
     chex.assert_trees_all_close(
         after, jax.jit(functools.partial(_train, optimizer))(_params()), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("case", RUN, ids=lambda case: case.name)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_scalars_of_a_new_state_lie_where_the_params_lie(case, kind):
+    """Or a state that is saved before the first update comes back on another device than they."""
+    everywhere = NamedSharding(_mesh(kind), PartitionSpec())
+    params = jax.device_put(case.problem.params(), everywhere)
+    state = case.make().init(params)
+    scalars = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 0]
+    assert scalars
+    assert all(leaf.sharding.device_set == everywhere.device_set for leaf in scalars)

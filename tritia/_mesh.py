@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Axes = frozenset[str]
 
@@ -44,6 +45,25 @@ def vary(tree: Any, axes: Axes) -> Any:
         return _cast_to_varying(leaf, missing) if missing else leaf
 
     return jax.tree.map(cast, tree) if axes else tree
+
+
+def beside(params: Any, state: Any) -> Any:
+    """Returns a new state whose scalars lie on every device of the mesh that the params lie on.
+
+    A count made anew lies on the first device alone. It is moved at the first update, but not where
+    it is saved before and restored: then it is committed to that device, and the params to others.
+    """
+    shardings = [leaf.sharding for leaf in _arrays(params) if not isinstance(leaf, Tracer)]
+    meshes = {one.mesh for one in shardings if isinstance(one, NamedSharding)}
+    if len(meshes) != 1:
+        return state
+    everywhere = NamedSharding(meshes.pop(), PartitionSpec())
+
+    def place(leaf: Any) -> Any:
+        new = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.ndim == 0
+        return jax.device_put(leaf, everywhere) if new else leaf
+
+    return jax.tree.map(place, state)
 
 
 def _arrays(tree: Any) -> list[jax.Array]:

@@ -10,6 +10,7 @@ import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, value_at
 from tritia._leaves import check_gradients, trained
+from tritia._mesh import beside
 from tritia._trees import compute_dtype, times
 
 
@@ -95,7 +96,7 @@ def polyak_average(
 
     def init_fn(params: optax.Params) -> PolyakAverageState:
         average = jax.tree.map(lambda w: jnp.array(w, compute_dtype(w), copy=True), trained(params))
-        return PolyakAverageState(jnp.zeros((), jnp.int32), average)
+        return beside(params, PolyakAverageState(jnp.zeros((), jnp.int32), average))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None

@@ -19,6 +19,7 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._leaves import check_gradients, passed_through, trained
+from tritia._mesh import beside
 from tritia._trees import cast_like, compute_dtype, linear_combination, zeros_like
 from tritia.inertia._extrapolation import Projection, extrapolate, over_relax
 
@@ -163,13 +164,16 @@ def triple_inertia(
     def init_fn(params: Any) -> TripleInertiaState:
         params = trained(params)
         # Coefficients keep the default float dtype, not the params': in bfloat16 0.999 is 1.
-        return TripleInertiaState(
-            count=jnp.zeros((), jnp.int32),
-            displacement=zeros_like(params, accumulator_dtype),
-            predict=jnp.zeros((), float),
-            evaluate=jnp.zeros((), float),
-            output=jnp.zeros((), float),
-            inner_state=inner.init(params),
+        return beside(
+            params,
+            TripleInertiaState(
+                count=jnp.zeros((), jnp.int32),
+                displacement=zeros_like(params, accumulator_dtype),
+                predict=jnp.zeros((), float),
+                evaluate=jnp.zeros((), float),
+                output=jnp.zeros((), float),
+                inner_state=inner.init(params),
+            ),
         )
 
     def update_fn(

@@ -14,7 +14,7 @@ from tritia import _mesh as mesh
 from tritia._arguments import ScalarOrSchedule, value_at
 from tritia._batching import lockstep_cond
 from tritia._leaves import check_gradients, passed_through, trained
-from tritia._mesh import vary, varying_axes, with_auto_axes
+from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia._trees import compute_dtype
 from tritia.alternating import InputGramState, growing_period
 from tritia.alternating._arguments import is_placeholder
@@ -152,7 +152,7 @@ def scale_by_input_gram(
         zero = jnp.zeros((), jnp.int32)
         mass = jnp.zeros((), dtype)
         state = InputGramState(zero, zero.copy(), zero.copy(), mass, grams, inverses)
-        return vary(state, varying_axes(params))
+        return beside(params, vary(state, varying_axes(params)))
 
     def update_fn(
         updates: optax.Updates,

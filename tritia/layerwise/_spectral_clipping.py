@@ -11,7 +11,7 @@ import optax
 from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
 from tritia._batching import lockstep_cond, one_at_a_time
 from tritia._leaves import check_gradients, passed_through, trained
-from tritia._mesh import vary, varying_axes, with_auto_axes
+from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia._trees import compute_dtype
 from tritia.alternating import growing_period
 from tritia.alternating._arguments import is_placeholder
@@ -142,7 +142,7 @@ def scale_by_spectral_clipping(
             for one, leaf in zip(axes_of(axes, params), leaves, strict=True)
         ]
         state = SpectralClippingState(zero, zero.copy(), jax.tree.unflatten(structure, vectors))
-        return vary(state, varying_axes(params))
+        return beside(params, vary(state, varying_axes(params)))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None

@@ -17,7 +17,7 @@ from tritia._arguments import (
     check_static_int,
     static_message,
 )
-from tritia._mesh import vary, varying_axes, with_auto_axes
+from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
     activation_of_each,
@@ -244,7 +244,7 @@ def tiam(
             dtype=solver_dtype(params),
             place=place,
         )
-        return vary(state, varying_axes(params))
+        return beside(params, vary(state, varying_axes(params)))
 
     def update_fn(
         updates: Any,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_choice, check_number, value_at
-from tritia._mesh import Axes, vary, varying_axes, with_auto_axes
+from tritia._mesh import Axes, beside, vary, varying_axes, with_auto_axes
 from tritia._trees import cast_like
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
@@ -207,7 +207,7 @@ def stochastic_tiam(
         state = StochasticTiamState(
             jnp.zeros((), dtype), grams.start(settings, grams.widths(network), dtype)
         )
-        return vary(state, varying_axes(params))
+        return beside(params, vary(state, varying_axes(params)))
 
     def update_fn(
         updates: Any,

@@ -18,6 +18,7 @@ import optax
 
 from tritia._in_place import computed_before, conditional
 from tritia._leaves import check_gradients, passed_through, trained
+from tritia._mesh import beside
 from tritia._trees import compute_dtype, constant_like, is_none
 from tritia.gradient_flow._multistep import ring_buffer
 from tritia.gradient_flow._multistep.scheme import LinearMultistep
@@ -63,12 +64,15 @@ def multistep_transform(
 
     def init_fn(params: optax.Params) -> Any:
         params = trained(params)
-        return LinearMultistepState(
-            count=jnp.zeros((), jnp.int32),
-            position=jnp.zeros((), jnp.int32),
-            step_sizes=jnp.zeros(stored_sizes, _scalar_dtype(params)) if stored_sizes else None,
-            displacements=ring_buffer.empty(params, past_steps, accumulator_dtype),
-            directions=ring_buffer.empty(params, past_directions, accumulator_dtype),
+        return beside(
+            params,
+            LinearMultistepState(
+                count=jnp.zeros((), jnp.int32),
+                position=jnp.zeros((), jnp.int32),
+                step_sizes=jnp.zeros(stored_sizes, _scalar_dtype(params)) if stored_sizes else None,
+                displacements=ring_buffer.empty(params, past_steps, accumulator_dtype),
+                directions=ring_buffer.empty(params, past_directions, accumulator_dtype),
+            ),
         )
 
     def update_fn(

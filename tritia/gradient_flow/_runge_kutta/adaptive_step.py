@@ -20,6 +20,7 @@ from tritia._arguments import (
     value_at,
 )
 from tritia._leaves import passed_through, trained
+from tritia._mesh import beside
 from tritia._trees import Tree, constant_like, linear_combination, move, select, strong, times
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
@@ -206,17 +207,20 @@ def adaptive_runge_kutta(
         unordered = [jnp.any(leaf != leaf) for leaf in jax.tree.leaves(params)]
         any_leaf = functools.reduce(jnp.logical_or, unordered, jnp.zeros([], bool))
         zero = lambda: constant_like(0, any_leaf, dtype)  # noqa: E731 (no two leaves share a buffer)
-        return AdaptiveRungeKuttaState(
-            count=jnp.zeros([], jnp.int32),
-            time=zero(),
-            learning_rate=zero(),
-            next_learning_rate=zero() + jnp.asarray(first, dtype),
-            error_norm=zero(),
-            accepted=constant_like(0, any_leaf, jnp.int32),
-            rejected=constant_like(0, any_leaf, jnp.int32),
-            failed=constant_like(False, any_leaf, bool),
-            previous_error=constant_like(1, any_leaf, dtype),
-            preconditioner_state=field.init(params),
+        return beside(
+            params,
+            AdaptiveRungeKuttaState(
+                count=jnp.zeros([], jnp.int32),
+                time=zero(),
+                learning_rate=zero(),
+                next_learning_rate=zero() + jnp.asarray(first, dtype),
+                error_norm=zero(),
+                accepted=constant_like(0, any_leaf, jnp.int32),
+                rejected=constant_like(0, any_leaf, jnp.int32),
+                failed=constant_like(False, any_leaf, bool),
+                previous_error=constant_like(1, any_leaf, dtype),
+                preconditioner_state=field.init(params),
+            ),
         )
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):

@@ -19,6 +19,7 @@ from tritia._arguments import (
 )
 from tritia._in_place import computed_before, conditional
 from tritia._leaves import passed_through, trained
+from tritia._mesh import beside
 from tritia._trees import cast_like, move, select, strong, times, zeros_like
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
@@ -198,7 +199,9 @@ def _opaque(
     learning_rate: ScalarOrSchedule, stages: Stages, field: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
     def init_fn(params):
-        return RungeKuttaState(jnp.zeros([], jnp.int32), field.init(strong(trained(params))))
+        return beside(
+            params, RungeKuttaState(jnp.zeros([], jnp.int32), field.init(strong(trained(params))))
+        )
 
     def update_fn(updates, state, params=None, *, grad_fn: GradFn | None = None, **extra):
         given = updates
@@ -251,15 +254,18 @@ def _transparent(
 
     def init_fn(params):
         params = trained(params)
-        return TransparentRungeKuttaState(
-            count=jnp.zeros([], jnp.int32),
-            stage=jnp.zeros([], jnp.int32),
-            step_size=jnp.zeros([], jnp.result_type(float)),
-            base=jax.tree.map(wider, zeros_like(params)) if stages.count > 1 else (),
-            memory=empty_memory(stages, params, accumulator_dtype),
-            preconditioner_state=field.init(strong(params)),
-            # A second call, so that no two leaves of the state share a buffer.
-            next_preconditioner_state=field.init(strong(params)),
+        return beside(
+            params,
+            TransparentRungeKuttaState(
+                count=jnp.zeros([], jnp.int32),
+                stage=jnp.zeros([], jnp.int32),
+                step_size=jnp.zeros([], jnp.result_type(float)),
+                base=jax.tree.map(wider, zeros_like(params)) if stages.count > 1 else (),
+                memory=empty_memory(stages, params, accumulator_dtype),
+                preconditioner_state=field.init(strong(params)),
+                # A second call, so that no two leaves of the state share a buffer.
+                next_preconditioner_state=field.init(strong(params)),
+            ),
         )
 
     def update_fn(updates, state, params=None, **extra):
