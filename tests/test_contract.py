@@ -597,3 +597,23 @@ def test_the_docstring_is_complete(case):
         assert section in doc, f"{section} is missing"
     for name in inspect.signature(case.factory).parameters:
         assert re.search(rf"^\s+\*{{0,2}}{name}(, \w+)*: ", doc, re.M), f"{name} is undocumented"
+
+
+NUMERIC = {
+    case: [
+        name
+        for name, value in case.static.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    for case in CASES
+}
+
+
+@_each([case for case in CASES if len(NUMERIC[case]) > 1])
+def test_all_static_arguments_are_named_at_once(case):
+    """Under inject_hyperparams, where one at a time would take as many attempts."""
+    others = [name for name in case.static if name not in NUMERIC[case]]
+    injected = optax.inject_hyperparams(case.factory, static_args=others)
+    with pytest.raises(TypeError, match="static") as failed:
+        injected(**case.numbers, **case.static).init(case.problem.params())
+    assert all(name in str(failed.value) for name in NUMERIC[case])

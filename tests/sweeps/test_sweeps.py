@@ -376,3 +376,24 @@ def test_draws():
 def test_wrong_arguments_are_named(wrong, error, message):
     with pytest.raises(error, match=message):
         wrong()
+
+
+def test_a_schedule_that_needs_the_value_of_a_setting_is_explained():
+    """optax 412: Optax compares the peak of this schedule with its ends when it is built."""
+
+    def make(setting):
+        return optax.sgd(optax.warmup_cosine_decay_schedule(0.0, setting["peak"], 2, 8))
+
+    with pytest.raises(
+        TypeError, match=r"warmup_cosine_decay_schedule.*\['peak'\] \* base\(count\)"
+    ):
+        sweeps.run(make, sweeps.grid(peak=[0.01, 0.03]), quadratic(), jnp.ones(3), steps=STEPS)
+    base = optax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 8)
+    result = sweeps.run(
+        lambda setting: optax.sgd(lambda count: setting["peak"] * base(count)),
+        sweeps.grid(peak=[0.01, 0.03]),
+        quadratic(),
+        jnp.ones(3),
+        steps=STEPS,
+    )
+    assert np.isfinite(result.losses).all()

@@ -73,10 +73,23 @@ class VmappedRuns(NamedTuple):
     bytes: int
 
 
+def _transform(plan: Plan, setting: Any) -> optax.GradientTransformation:
+    """Builds the transform of one setting, whose numbers are traced."""
+    try:
+        return plan.make_transform(setting)
+    except (jax.errors.TracerBoolConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            "make_transform needs the value of a swept number while it builds the transform, and"
+            f" settings are trained as one program in which {sorted(setting)} are traced. Some"
+            " schedules of Optax do, such as warmup_cosine_decay_schedule of its peak: scale one of"
+            " a fixed height instead, lambda count: setting['peak'] * base(count)."
+        ) from error
+
+
 def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
     """Returns what one run starts from."""
     params, rest = plan.problem.init(key)
-    return Carry(params, rest, plan.make_transform(setting).init(params))
+    return Carry(params, rest, _transform(plan, setting).init(params))
 
 
 def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> VmappedRuns:
@@ -98,7 +111,7 @@ def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Vmapp
         return jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer)
 
     def advance(carry: Carry, setting: Any, key: jax.Array, first: jax.Array, data: Any) -> Any:
-        solver = with_extra_args(plan.make_transform(setting))
+        solver = with_extra_args(_transform(plan, setting))
         # Settings of one seed start alike and see the same batches.
         key = jax.random.fold_in(key, 1)
 

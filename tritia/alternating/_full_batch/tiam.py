@@ -14,8 +14,8 @@ from tritia._arguments import (
     ScalarOrSchedule,
     check_choice,
     check_number,
+    check_static,
     check_static_int,
-    static_message,
 )
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia.alternating import _examples as ex
@@ -175,6 +175,12 @@ def tiam(
       >>> bool(tritia.tiam_diagnostics(state).finite)
       True
     """
+    check_static(
+        num_examples=num_examples,
+        safeguard=safeguard,
+        scale_mu=scale_mu,
+        activation_steps=activation_steps,
+    )
     n = check_static_int("num_examples", num_examples, minimum=1)
     check_choice("coupling", coupling, get_args(Coupling))
     check_choice("kernel_step", kernel_step, get_args(KernelStep))
@@ -185,8 +191,6 @@ def tiam(
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
     for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
-        if isinstance(value, jax.Array):
-            raise TypeError(static_message(name, value))
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)

@@ -20,7 +20,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
+from tritia._arguments import (
+    ScalarOrSchedule,
+    check_number,
+    check_static,
+    check_static_int,
+    value_at,
+)
 from tritia._batching import lockstep_cond
 from tritia._mesh import Axes
 from tritia.alternating._minibatch.damped_inverse import damped_inverse, zero_inverse
@@ -93,6 +99,7 @@ def check_settings(
     check_number("decay", decay, minimum=0, maximum=1, exclusive_maximum=True)
     for name, period in (("refresh_period", refresh_period), ("factor_period", factor_period)):
         check_number(name, period, minimum=1)
+    check_static(max_gram=max_gram, rank=rank)
     largest = check_static_int("max_gram", max_gram, minimum=0)
     rank = None if rank is None else check_static_int("rank", rank, minimum=1)
     if input_gram is not None:
