@@ -38,8 +38,6 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
         ["tiam", *quick, *folders],
         ["layerwise_race", *quick, *folders, *race],
     ]
-    if arguments.mnist:
-        found.append(["layerwise", "--mnist", str(arguments.mnist), *quick])
     if arguments.mnist and arguments.out and not arguments.quick:
         data = ["--data", str(arguments.mnist), "--out", str(arguments.out / "stochastic_tiam")]
         found.append(["stochastic_tiam", *data])
