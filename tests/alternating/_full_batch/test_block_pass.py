@@ -102,6 +102,9 @@ coefficient = st.floats(-0.5, 1.5)
         ("exact", "symmetric", "tanh"),
         ("line_search", "forward", "leaky_relu"),
         ("backtracking", "backward", "silu"),
+        ("exact", "red_black", "relu"),
+        ("exact", "pipeline", "tanh"),
+        ("line_search", "pipeline", "relu"),
     ],
 )
 @given(
@@ -129,7 +132,14 @@ def test_with_the_safeguard_the_objective_never_rises(step, order, activation, s
 
 @pytest.mark.parametrize(
     ("order", "activation"),
-    [("forward", "relu"), ("backward", "tanh"), ("symmetric", "relu6"), ("backward", "softplus")],
+    [
+        ("forward", "relu"),
+        ("backward", "tanh"),
+        ("symmetric", "relu6"),
+        ("backward", "softplus"),
+        ("red_black", "relu"),
+        ("pipeline", "tanh"),
+    ],
 )
 def test_inequality_passes_are_feasible(order, activation):
     """Also right after eps has shrunk far below what the last pass allowed."""

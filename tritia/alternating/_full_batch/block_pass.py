@@ -14,6 +14,7 @@ from tritia.alternating._blocks.dense import Layer
 from tritia.alternating._blocks.rows import Spectrum
 from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch import safeguard
+from tritia.alternating._full_batch.block_order import visits
 from tritia.alternating._full_batch.coefficients import Inertias
 from tritia.alternating._full_batch.problem import (
     Displacements,
@@ -157,18 +158,13 @@ def update_blocks(
             numbers,
         )
 
-    if method.block_order in ("backward", "symmetric"):
-        for layer in reversed(range(depth)):
-            update_pre_activation(layer)
-            update_kernel(layer)
-            if layer:
-                update_activation(layer - 1)
-    if method.block_order in ("forward", "symmetric"):
-        for layer in range(depth):
-            update_kernel(layer)
-            update_pre_activation(layer)
-            if layer < depth - 1:
-                update_activation(layer)
+    update = {
+        "pre_activation": update_pre_activation,
+        "kernel": update_kernel,
+        "activation": update_activation,
+    }
+    for block, layer in visits(method.block_order, depth):
+        update[block](layer)
 
     new = Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
     new_fits = tuple(fit_of(layer) for layer in range(depth))

@@ -25,10 +25,10 @@ from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.dense import Number
 from tritia.alternating._blocks.losses import Loss
 from tritia.alternating._examples import Examples
+from tritia.alternating._full_batch.block_order import BlockOrder
 
 Coupling = Literal["penalty", "inequality"]
 KernelStep = Literal["auto", "exact", "line_search", "backtracking"]
-BlockOrder = Literal["backward", "forward", "symmetric"]
 
 
 class Variables(NamedTuple):
@@ -75,7 +75,7 @@ class Method:
       kernel_steps: L of "exact", "line_search", "backtracking".
       by_rows: L flags: whether the layer's Gram matrix is n x n (else d x d).
       coupling: "penalty" or "inequality".
-      block_order: "forward", "backward" or "symmetric".
+      block_order: in which order the blocks are visited.
       safeguard: whether an accelerated block that raises the objective is replaced.
       activation_steps: projected gradient steps of an activation block in its box.
     """

@@ -29,6 +29,7 @@ from tritia.alternating._arguments import (
 )
 from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.losses import Loss, LossName
+from tritia.alternating._full_batch.block_order import BLOCK_ORDERS, BlockOrder
 from tritia.alternating._full_batch.block_pass import update_blocks
 from tritia.alternating._full_batch.coefficients import (
     BlockKind,
@@ -37,7 +38,7 @@ from tritia.alternating._full_batch.coefficients import (
     resolve_inertias,
 )
 from tritia.alternating._full_batch.penalties import layer_penalties
-from tritia.alternating._full_batch.problem import BlockOrder, Coupling, KernelStep, Method
+from tritia.alternating._full_batch.problem import Coupling, KernelStep, Method
 from tritia.alternating._full_batch.state import (
     Kept,
     TiamState,
@@ -109,7 +110,9 @@ def tiam(
         objective enough, as published; "auto" is "exact" up to systems of 2048 unknowns, and
         "line_search" above.
       block_order: "backward" (z_L, W_L and b_L, a_{L-1}, z_{L-1}, ...), "forward" (W_1 and b_1,
-        z_1, a_1, ..., as published), or "symmetric" (backward, then forward).
+        z_1, a_1, ..., as published), "symmetric" (backward, then forward), "red_black" (every
+        second layer backward, then the others), or "pipeline" (z_L, a_{L-1}, z_{L-1}, ..., z_1,
+        then all W and b).
       rho: the penalty of the last layer's fit, > 0; a number or a schedule, as all that follow.
       gamma: the penalty of |a - h(z)|^2 at the output end, > 0; coupling "penalty".
       mu: the weight decay, >= 0, relative unless `scale_mu` is False.
@@ -184,7 +187,7 @@ def tiam(
     n = check_static_int("num_examples", num_examples, minimum=1)
     check_choice("coupling", coupling, get_args(Coupling))
     check_choice("kernel_step", kernel_step, get_args(KernelStep))
-    check_choice("block_order", block_order, get_args(BlockOrder))
+    check_choice("block_order", block_order, BLOCK_ORDERS)
     for name, value in (("rho", rho), ("gamma", gamma)):
         check_number(name, value, minimum=0, exclusive_minimum=True)
     check_number("penalty_growth", penalty_growth, minimum=0.1, maximum=10)
