@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Adds the subcommand.
 
-    What isn't given is None and takes its value from `Request`, so that one place says what is
-    usual.
+    Options that are not given are None; `Request` holds the defaults.
 
     Args:
       commands: what `argparse.ArgumentParser.add_subparsers` returned.
@@ -90,7 +89,7 @@ def add(commands: Any) -> None:
 
 
 def command(request: Request) -> str:
-    """Writes the command line that asks for a request, without what is usual anyway."""
+    """Writes the command line that asks for a request, omitting defaults."""
     words = ["tritia", "compare"]
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)

@@ -1,4 +1,4 @@
-"""What is said and put in order where Ctrl-C ends the process."""
+"""The message and the clean-up where Ctrl-C ends the process."""
 
 from __future__ import annotations
 

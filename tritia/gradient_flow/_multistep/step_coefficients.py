@@ -66,7 +66,7 @@ class _Family(NamedTuple):
     free: np.ndarray  # which of them the member has, (n, 2 k)
     order: np.ndarray  # (n,)
     unread: np.ndarray  # which past steps the member does not read, (n, k - 1)
-    highest: np.ndarray  # the largest h_t / h_{t-j} it bears, (n, k - 1)
+    highest: np.ndarray  # the largest h_t / h_{t-j} it is stable for, (n, k - 1)
     lowest: np.ndarray  # the smallest
 
 
