@@ -56,7 +56,7 @@ BOTH = [
     (["--dataset", "[/x]"], "'[/x]'"),
     (["more"], "unrecognized arguments: more"),
     (["--seeds"], "expected one argument"),
-    (["--seeds=--"], "argument --seeds: expected one argument"),
+    (["--seeds=--"], "argument --seeds: "),  # the rest depends on the version of argparse
     (["--out=--"], "argument --out: expected one argument"),
     (["--dataset=--"], "argument --dataset: expected one argument"),
     (["--", "wine"], "unrecognized arguments: "),
