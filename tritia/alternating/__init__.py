@@ -19,6 +19,14 @@ one block pass: it visits every block, and no gradient goes through the network.
 `coupling="inequality"` the last sum is replaced by the constraint
 :math:`|a_l - h(z_l)| \le \epsilon`.
 
+## Order of the blocks
+
+Each visit lowers the objective over one block while the others are held, or leaves it as it is, so
+that a pass never raises the objective, in whatever order it visits them. "backward" goes from the
+output to the inputs and "forward" the other way; "symmetric" does both. In "red_black" every second
+layer comes first, and in "pipeline" all kernels come last: among those, no visit reads what another
+one writes.
+
 ## Inertia
 
 For a block u with the last displacement :math:`d = u - u_{prev}`, triple inertia is
