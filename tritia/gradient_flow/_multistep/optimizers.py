@@ -86,7 +86,7 @@ def scale_by_linear_multistep(
     return multistep_transform(
         scheme,
         lambda count: 1.0,
-        functools.partial(by_history, scheme),
+        by_history,
         accumulator_dtype,
         stored_sizes=0,
         sign=1,
@@ -165,11 +165,10 @@ def linear_multistep(
     accumulator_dtype = check_dtype("accumulator_dtype", accumulator_dtype)
     constant = isinstance(learning_rate, numbers.Real)
 
-    choose = by_history if constant or scheme.steps == 1 else by_step_sizes
     return multistep_transform(
         scheme,
         functools.partial(value_at, learning_rate),
-        functools.partial(choose, scheme),
+        by_history if constant or scheme.steps == 1 else by_step_sizes,
         accumulator_dtype,
         stored_sizes=scheme.steps - 1,
         sign=-1,

@@ -48,7 +48,7 @@ class LinearMultistepState(NamedTuple):
 def multistep_transform(
     scheme: LinearMultistep,
     read_step_size: Callable[[jax.Array], jax.typing.ArrayLike],
-    coefficients: Callable[[jax.Array, Any, jax.Array], StepCoefficients],
+    coefficients: Callable[[LinearMultistep, jax.Array, Any, jax.Array], StepCoefficients],
     accumulator_dtype: Any,
     *,
     stored_sizes: int,
@@ -56,8 +56,8 @@ def multistep_transform(
 ) -> optax.GradientTransformationExtraArgs:
     """The transform behind all names; `sign` is -1 where the incoming updates are gradients.
 
-    `coefficients` makes those of a step of the count, the past step sizes and the size of the step,
-    which is 1 in the `scale_by_` form.
+    `coefficients` makes those of a step from the scheme, the count, the past step sizes and the
+    size of the step, which is 1 in the `scale_by_` form.
     """
     past_steps, past_directions = scheme.history_lengths
     period = math.lcm(max(past_steps, 1), max(past_directions, 1))
@@ -90,7 +90,7 @@ def multistep_transform(
         step_size = jnp.asarray(size).astype(dtype)
 
         def by_slot() -> tuple[jax.Array, ...]:
-            weights, gains = coefficients(state.count, state.step_sizes, step_size)
+            weights, gains = coefficients(scheme, state.count, state.step_sizes, step_size)
             # A gain above 1 makes the largest numbers infinite, and infinity times 0 is NaN.
             largest = jnp.finfo(dtype).max
             gains = jnp.clip(sign * step_size * gains, -largest, largest)
