@@ -360,6 +360,18 @@ CASES = [
         keeps_shardings=False,  # singular vectors are no copies of params
     ),
     Case(
+        "scale_by_newton_schulz",
+        tritia.scale_by_newton_schulz,
+        static={"steps": 2},
+        bad=(
+            ({"steps": 0}, ValueError, "steps"),
+            ({"steps": 2.5}, TypeError, "steps"),
+            ({"smallest": 1.0}, ValueError, "smallest"),
+            ({"axes": 3}, TypeError, "axes"),
+        ),
+        wide_memory=False,  # it has none
+    ),
+    Case(
         "polyak_average",
         tritia.polyak_average,
         {"decay": 0.9},

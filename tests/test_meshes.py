@@ -117,5 +117,5 @@ def test_scalars_of_a_new_state_lie_where_the_params_lie(case, kind):
     params = jax.device_put(case.problem.params(), everywhere)
     state = case.make().init(params)
     scalars = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 0]
-    assert scalars
+    assert scalars or not jax.tree.leaves(state)
     assert all(leaf.sharding.device_set == everywhere.device_set for leaf in scalars)

@@ -20,6 +20,7 @@ update went.
 convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
 Its parts stand alone: `scale_by_input_gram` preconditions gradients by what went into their layers,
 which `with_layer_inputs` makes any loss return; `scale_by_spectral_clipping` clips and normalises;
+`scale_by_newton_schulz` makes all singular values alike;
 `polyak_average` averages the iterates.
 
 All of these are `optax.GradientTransformation`. `tritia.flax` takes what they need beyond a
@@ -90,6 +91,7 @@ from tritia.layerwise import (
     layer_axes as layer_axes,
     partition_matrices as partition_matrices,
     scale_by_input_gram as scale_by_input_gram,
+    scale_by_newton_schulz as scale_by_newton_schulz,
     scale_by_spectral_clipping as scale_by_spectral_clipping,
     spectral_momentum as spectral_momentum,
     with_layer_inputs as with_layer_inputs,

@@ -6,6 +6,7 @@ from tritia.layerwise._layer_inputs import (
     with_layer_inputs as with_layer_inputs,
 )
 from tritia.layerwise._matrices import MatrixAxes as MatrixAxes
+from tritia.layerwise._newton_schulz import scale_by_newton_schulz as scale_by_newton_schulz
 from tritia.layerwise._partition import (
     is_matrix as is_matrix,
     partition_matrices as partition_matrices,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tritia._trees import compute_dtype
 from tritia.layerwise._names import leaf_names
 
 
@@ -106,3 +107,43 @@ def from_matrices(axes: MatrixAxes, matrices: jax.Array, shape: Sequence[int]) -
     order = (*stack_axes(axes, len(shape)), *axes.inputs, *axes.outputs)
     transposed = matrices.reshape([shape[axis] for axis in order])
     return transposed.transpose([order.index(axis) for axis in range(len(shape))])
+
+
+def to_tall(axes: MatrixAxes, array: jax.Array) -> jax.Array:
+    """Returns an array as matrices (count, d, m) with d >= m, transposed where that takes it.
+
+    They have the dtype in which to compute, float32 or wider.
+    """
+    matrices = to_matrices(axes, array).astype(compute_dtype(array))
+    return matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mT
+
+
+def from_tall(axes: MatrixAxes, matrices: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns the array, of the shape and the dtype of `like`, whose matrices `to_tall` gives."""
+    _, rows, columns = shape_of(axes, like.shape)
+    matrices = matrices if rows >= columns else matrices.mT
+    return from_matrices(axes, matrices, like.shape).astype(like.dtype)
+
+
+def largest_entry(matrices: jax.Array) -> jax.Array:
+    """Returns the largest magnitude of each matrix, (count, 1, 1), and 1 for one of zeros.
+
+    Squares of what is divided by it neither overflow nor vanish.
+    """
+    largest = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True, initial=0)
+    return jnp.where(largest > 0, largest, 1)
+
+
+def sum_of_squares(array: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """Returns sums of squared magnitudes, with the axes kept."""
+    return jnp.sum(jnp.real(array * jnp.conj(array)), axis=axis, keepdims=True)
+
+
+def with_orthogonal_norm(matrices: jax.Array) -> jax.Array:
+    """Returns matrices (count, d, m) at the norm of an orthogonal one, sqrt(m); zeros stay zeros.
+
+    The entries may not be so large or small that their squares overflow or vanish.
+    """
+    norm = jnp.sqrt(sum_of_squares(matrices, axis=(-2, -1)))
+    root = jnp.sqrt(jnp.asarray(matrices.shape[-1], norm.dtype))
+    return matrices * jnp.where(norm > 0, root / jnp.where(norm > 0, norm, 1), 0)

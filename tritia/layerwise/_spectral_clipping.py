@@ -19,9 +19,12 @@ from tritia.layerwise._matrices import (
     Axes,
     axes_of,
     check_axes,
-    from_matrices,
+    from_tall,
+    largest_entry,
     shape_of,
-    to_matrices,
+    sum_of_squares,
+    to_tall,
+    with_orthogonal_norm,
 )
 
 SMALLEST_REST = 1e-4
@@ -159,10 +162,7 @@ def scale_by_spectral_clipping(
     ) -> tuple[optax.Updates, SpectralClippingState]:
         leaves, structure = jax.tree.flatten(updates)
         each = axes_of(axes, updates)
-        matrices = [
-            _tall(to_matrices(one, leaf).astype(compute_dtype(leaf)))
-            for one, leaf in zip(each, leaves, strict=True)
-        ]
+        matrices = list(map(to_tall, each, leaves))
         vectors = structure.flatten_up_to(state.vectors)
         due = state.count >= state.next_refresh
         known = [i for i, v in enumerate(vectors) if v is not None]
@@ -176,12 +176,10 @@ def scale_by_spectral_clipping(
             )
             for i, new in zip(known, refreshed, strict=True):
                 vectors[i] = new
-        steps = []
-        for one, leaf, tall, v in zip(each, leaves, matrices, vectors, strict=True):
-            _, rows, columns = shape_of(one, leaf.shape)
-            step = _clipped(tall, v)
-            step = step if rows >= columns else step.mT
-            steps.append(from_matrices(one, step, leaf.shape).astype(leaf.dtype))
+        steps = [
+            from_tall(one, _clipped(tall, v), leaf)
+            for one, leaf, tall, v in zip(each, leaves, matrices, vectors, strict=True)
+        ]
         period = jnp.round(jnp.asarray(value_at(refresh_period, state.count)))
         following = state.count + jnp.maximum(period.astype(jnp.int32), 1)
         return jax.tree.unflatten(structure, steps), SpectralClippingState(
@@ -211,27 +209,14 @@ def _start(shape: tuple[int, int, int], rank: int, dtype: Any) -> jax.Array | No
     return jnp.tile(_orthonormal(draw.astype(dtype)), (count, 1, 1))
 
 
-def _tall(matrices: jax.Array) -> jax.Array:
-    return matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mT
-
-
 @one_at_a_time
 def _orthonormal(matrix: jax.Array) -> jax.Array:
     return jnp.linalg.qr(matrix)[0]
 
 
-def _scale(matrices: jax.Array) -> jax.Array:
-    """Returns the largest magnitude of each matrix, (count, 1, 1), and 1 for one of zeros.
-
-    Squares of what is divided by it neither overflow nor vanish.
-    """
-    largest = jnp.max(jnp.abs(matrices), axis=(-2, -1), keepdims=True, initial=0)
-    return jnp.where(largest > 0, largest, 1)
-
-
 def _iterate(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
     """One step of subspace iteration; a matrix that is zero or not finite changes nothing."""
-    scale = _scale(matrices)
+    scale = largest_entry(matrices)
     images = matrices @ vectors / scale
     new = jax.vmap(_orthonormal)(jnp.conj(matrices.mT) @ images / scale)
     usable = jnp.isfinite(scale) & jnp.any(images != 0, axis=(-2, -1), keepdims=True)
@@ -241,12 +226,12 @@ def _iterate(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
 def _clipped(matrices: jax.Array, vectors: jax.Array | None) -> jax.Array:
     """Returns the step of matrices (count, d, m) with d >= m."""
     shorter = matrices.shape[-1]
-    scale = _scale(matrices)
+    scale = largest_entry(matrices)
     steps = matrices / scale
     if vectors is not None:
         images = matrices @ vectors / scale
-        energies = _square(images, axis=-2)
-        total = _square(steps, axis=(-2, -1))
+        energies = sum_of_squares(images, axis=-2)
+        total = sum_of_squares(steps, axis=(-2, -1))
         rest = total - jnp.sum(energies, axis=-1, keepdims=True)
         # A matrix of rank r leaves no rest, but for rounding: what is clipped must not vanish.
         rest = jnp.maximum(rest, SMALLEST_REST * total)
@@ -254,10 +239,4 @@ def _clipped(matrices: jax.Array, vectors: jax.Array | None) -> jax.Array:
         factors = jnp.sqrt(jnp.minimum(1, ratio / jnp.where(energies > 0, energies, 1)))
         factors = jnp.where(energies > 0, factors, 1)
         steps = steps + (images * (factors - 1)) @ jnp.conj(vectors.mT)
-    norm = jnp.sqrt(_square(steps, axis=(-2, -1)))
-    return steps * jnp.where(norm > 0, jnp.sqrt(jnp.asarray(shorter, norm.dtype)) / norm, 0)
-
-
-def _square(array: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
-    """Returns sums of squared magnitudes, with the axes kept."""
-    return jnp.sum(jnp.real(array * jnp.conj(array)), axis=axis, keepdims=True)
+    return with_orthogonal_norm(steps)
