@@ -144,6 +144,11 @@ def spectral_momentum(setting: Setting, rate: Schedule) -> optax.GradientTransfo
     return _spectral_momentum(setting, rate)
 
 
+def spectral_momentum_ns(setting: Setting, rate: Schedule) -> optax.GradientTransformationExtraArgs:
+    """The layer-wise step with two Newton-Schulz steps and Nesterov's momentum."""
+    return _spectral_momentum(setting, rate, nesterov=True, newton_schulz_steps=2)
+
+
 def spectral_momentum_gram(problem: Problem, setting: Setting, rate: Schedule) -> Stepper:
     """The layer-wise step, preconditioned by the Gram matrices of each layer's inputs."""
     optimizer = _spectral_momentum(setting, rate, tritia.layerwise.scale_by_input_gram())
@@ -158,13 +163,19 @@ def spectral_momentum_gram(problem: Problem, setting: Setting, rate: Schedule) -
 
 
 def _spectral_momentum(
-    setting: Setting, rate: Schedule, *before: optax.GradientTransformation
+    setting: Setting,
+    rate: Schedule,
+    *before: optax.GradientTransformation,
+    nesterov: bool = False,
+    newton_schulz_steps: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """What `tritia.spectral_momentum` chains, without its average: the race keeps one for all."""
+    after = [tritia.scale_by_newton_schulz(newton_schulz_steps)] if newton_schulz_steps else []
     of_matrices = optax.chain(
         *before,
-        optax.trace(0.9),
+        optax.trace(0.9, nesterov=nesterov),
         tritia.scale_by_spectral_clipping(),
+        *after,
         optax.add_decayed_weights(setting["weight_decay"]),
         optax.scale_by_learning_rate(rate),
     )
@@ -241,6 +252,10 @@ METHODS: Mapping[str, Method] = {
     "spectral_momentum": Method(
         grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
         with_gradients(spectral_momentum),
+    ),
+    "spectral_momentum_ns": Method(
+        grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
+        with_gradients(spectral_momentum_ns),
     ),
     "spectral_momentum_gram": Method(
         grid(learning_rate=(5e-3, 0.01, 0.02, 0.04), weight_decay=(0.1, 0.3)),
