@@ -65,8 +65,8 @@ def test_packages_that_do_not_know_each_other(package, stranger):
 ORDER = (
     "gradient_flow",
     "inertia",
-    "alternating",
     "layerwise",
+    "alternating",
     "flax",
     "sweeps",
     "_compare",

@@ -31,7 +31,6 @@ and `check_restorable` compares a checkpoint with the optimizer that is to go on
 from tritia._checkpoints import check_restorable as check_restorable
 from tritia.alternating import (
     Diagnostics as Diagnostics,
-    InputGramState as InputGramState,
     StochasticTiamState as StochasticTiamState,
     TiamState as TiamState,
     bcd as bcd,
@@ -85,6 +84,7 @@ from tritia.inertia import (
     triple_momentum as triple_momentum,
 )
 from tritia.layerwise import (
+    InputGramState as InputGramState,
     LayerInputs as LayerInputs,
     MatrixAxes as MatrixAxes,
     SpectralClippingState as SpectralClippingState,

@@ -9,6 +9,7 @@ updates come back as they came in.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,3 +104,9 @@ def _is_inexact(leaf: Any) -> bool:
 def _holds_numbers(subtree: Any) -> bool:
     """Whether there is something to train in what stands where an update is None."""
     return any(map(_is_inexact, jax.tree.leaves(subtree)))
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether these are the leafless params that optax.tree.map_params passes to init."""
+    containers = (Mapping, Sequence, type(None))
+    return not jax.tree.leaves(params) and not isinstance(params, containers)

@@ -77,6 +77,7 @@ Triple-Inertial Accelerated Alternating Optimization Method for Deep Learning
 Training](https://arxiv.org/abs/2503.08489), 2025.
 """
 
+from tritia._schedules import growing_period as growing_period, halving as halving
 from tritia.alternating._blocks.activations import (
     ACTIVATIONS as ACTIVATIONS,
     Activation as Activation,
@@ -96,9 +97,7 @@ from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdl
 from tritia.alternating._full_batch.problem import Rejected as Rejected
 from tritia.alternating._full_batch.state import TiamState as TiamState
 from tritia.alternating._full_batch.tiam import tiam as tiam
-from tritia.alternating._minibatch.running_gram import InputGramState as InputGramState
 from tritia.alternating._minibatch.stochastic import (
     StochasticTiamState as StochasticTiamState,
     stochastic_tiam as stochastic_tiam,
 )
-from tritia.alternating._schedules import growing_period as growing_period, halving as halving

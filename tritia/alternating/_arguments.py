@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -108,9 +108,3 @@ def check_row_sharding(sharding: jax.sharding.Sharding | None) -> None:
 def solver_dtype(params: Any) -> Any:
     """Returns the dtype of the solver: that of the params, float32 at least."""
     return compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))
-
-
-def is_placeholder(params: Any) -> bool:
-    """Whether these are the leafless params that optax.tree.map_params passes to init."""
-    containers = (Mapping, Sequence, type(None))
-    return not jax.tree.leaves(params) and not isinstance(params, containers)

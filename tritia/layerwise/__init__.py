@@ -11,6 +11,7 @@ from tritia.layerwise._partition import (
     is_matrix as is_matrix,
     partition_matrices as partition_matrices,
 )
+from tritia.layerwise._running_gram import InputGramState as InputGramState
 from tritia.layerwise._spectral_clipping import (
     SpectralClippingState as SpectralClippingState,
     scale_by_spectral_clipping as scale_by_spectral_clipping,

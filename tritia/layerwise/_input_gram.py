@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tritia import _mesh as mesh
-from tritia._arguments import ScalarOrSchedule, value_at
-from tritia._batching import lockstep_cond
-from tritia._leaves import check_gradients, passed_through, trained
+from tritia._arguments import ScalarOrSchedule
+from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
+from tritia._schedules import growing_period
 from tritia._trees import compute_dtype
-from tritia.alternating import InputGramState, growing_period
-from tritia.alternating._arguments import is_placeholder
-from tritia.alternating._minibatch import running_gram
-from tritia.alternating._minibatch.damped_inverse import (
-    damped_inverse,
-    times_columns,
-    zero_inverse,
-)
+from tritia.layerwise._damped_inverse import damped_inverse, times_columns, zero_inverse
 from tritia.layerwise._matrices import (
     Axes,
     MatrixAxes,
@@ -35,6 +28,12 @@ from tritia.layerwise._matrices import (
     to_matrices,
 )
 from tritia.layerwise._names import leaf_names
+from tritia.layerwise._running_gram import (
+    InputGramState,
+    advance,
+    check_settings,
+    placeholder_state,
+)
 from tritia.layerwise._uses import LayerInputs, ProductUse
 
 CALL = "updates, state = solver.update(grads, state, params, layer_inputs=inputs)"
@@ -122,20 +121,19 @@ def scale_by_input_gram(
       >>> print([f"{w:.1f}" for w in params["kernel"].ravel()])
       ['0.1', '1.0', '10.0']
     """
-    settings = running_gram.check_settings(
+    settings = check_settings(
         damping=damping,
         decay=decay,
         refresh_period=refresh_period,
         factor_period=factor_period,
         max_gram=max_gram,
         rank=rank,
-        input_gram=None,
     )
     check_axes(axes)
 
     def init_fn(params: optax.Params) -> InputGramState:
         if is_placeholder(params):
-            return running_gram.placeholder_state()
+            return placeholder_state()
         params = trained(params)
         leaves = jax.tree.leaves(params)
         dtype = compute_dtype(*map(jnp.result_type, leaves))
@@ -183,7 +181,9 @@ def scale_by_input_gram(
         inputs: dict[str, LayerInputs],
     ) -> tuple[optax.Updates, InputGramState]:
         found = _matrices(axes, updates)
-        state = _advance(settings, state, inputs, rows)
+        minibatch = functools.partial(_grams, rows)
+        invert = jax.vmap(damped_inverse, (0, None, 0))
+        state = advance(settings, state, minibatch, inputs, invert)
         leaves, structure = jax.tree.flatten(updates)
         for i, name in enumerate(leaf_names(updates)):
             if name in inputs:
@@ -249,68 +249,15 @@ def _from_array(name: str, axes: MatrixAxes, leaf: Any, array: Any) -> LayerInpu
     return LayerInputs((ProductUse(jnp.asarray(array).reshape(-1, size), (), ()),), axes)
 
 
-def _advance(
-    settings: running_gram.GramSettings,
-    state: InputGramState,
-    inputs: dict[str, LayerInputs],
-    rows: mesh.Axes,
-) -> InputGramState:
-    """Returns the state after a minibatch: refreshed and factored if that is due."""
-    dtype = state.mass.dtype
+def _grams(
+    rows: mesh.Axes, averages: dict[str, jax.Array], inputs: dict[str, LayerInputs]
+) -> tuple[jax.Array, dict[str, jax.Array | None]]:
+    """Returns that there are rows, and their Gram matrices; None for a leaf without inputs."""
 
-    def period(number: ScalarOrSchedule) -> jax.Array:
-        steps = jnp.round(jnp.asarray(value_at(number, state.count)))
-        return state.count + jnp.maximum(steps.astype(jnp.int32), 1)
-
-    def mean_over(gram: jax.Array) -> jax.Array:
+    def of_leaf(name: str, average: jax.Array) -> jax.Array | None:
+        if name not in inputs:
+            return None
+        gram = inputs[name].gram(diagonal=average.ndim == 2).astype(average.dtype)
         return jax.lax.pmean(gram, tuple(sorted(rows))) if rows else gram
 
-    def refresh(decay, mass, grams, inputs):
-        news = {
-            name: mean_over(one.gram(diagonal=grams[name].ndim == 2).astype(dtype))
-            for name, one in inputs.items()
-        }
-        usable = jnp.asarray(True)
-        for new in news.values():  # NaN would never leave an average again
-            usable &= jnp.all(jnp.isfinite(new))
-        share = jnp.where(usable, 1 - decay, 0)
-        averages = {
-            name: jnp.where(usable, gram + share * (news[name] - gram), gram)
-            if name in news
-            else gram
-            for name, gram in grams.items()
-        }
-        return usable, mass + share * (1 - mass), averages
-
-    refreshed, mass, grams = lockstep_cond(
-        state.count >= state.next_refresh,
-        refresh,
-        lambda decay, mass, grams, inputs: (mass < 0, mass, grams),  # False, of the other's type
-        jnp.asarray(value_at(settings.decay, state.count), dtype),
-        state.mass,
-        state.grams,
-        inputs,
-    )
-    factored = (state.count >= state.next_factor) & (mass > 0)
-    inverses = lockstep_cond(
-        factored,
-        lambda damping, mass, grams, kept: {
-            name: jax.vmap(damped_inverse, (0, None, 0))(
-                gram / jnp.where(mass > 0, mass, 1), damping, kept[name]
-            )
-            for name, gram in grams.items()
-        },
-        lambda damping, mass, grams, kept: kept,
-        jnp.asarray(value_at(settings.damping, state.count), dtype),
-        mass,
-        grams,
-        state.inverses,
-    )
-    return InputGramState(
-        count=cast(jax.Array, optax.safe_increment(state.count)),
-        next_refresh=jnp.where(refreshed, period(settings.refresh_period), state.next_refresh),
-        next_factor=jnp.where(factored, period(settings.factor_period), state.next_factor),
-        mass=mass,
-        grams=grams,
-        inverses=inverses,
-    )
+    return jnp.asarray(True), {name: of_leaf(name, one) for name, one in averages.items()}

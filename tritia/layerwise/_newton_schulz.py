@@ -84,8 +84,8 @@ def scale_by_newton_schulz(
       >>> matrix = jnp.diag(jnp.array([1.0, 0.5, 0.1]))
       >>> orthogonal = tritia.scale_by_newton_schulz(steps=4)
       >>> step, _ = orthogonal.update(matrix, orthogonal.init(matrix))
-      >>> print([f"{value:.2f}" for value in jnp.diagonal(step)])
-      ['1.00', '1.00', '1.00']
+      >>> print([f"{value:.1f}" for value in jnp.diagonal(step)])
+      ['1.0', '1.0', '1.0']
     """
     steps = check_static_int("steps", steps, minimum=1)
     check_static(smallest=smallest)

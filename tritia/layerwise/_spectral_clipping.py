@@ -10,11 +10,10 @@ import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
 from tritia._batching import lockstep_cond, one_at_a_time
-from tritia._leaves import check_gradients, passed_through, trained
+from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
+from tritia._schedules import growing_period
 from tritia._trees import compute_dtype
-from tritia.alternating import growing_period
-from tritia.alternating._arguments import is_placeholder
 from tritia.layerwise._matrices import (
     Axes,
     axes_of,

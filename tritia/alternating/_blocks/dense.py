@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tritia._symmetric import spd_inverse
 from tritia.alternating._blocks.rows import Rows, Spectrum, gram
-from tritia.alternating._blocks.spd import spd_inverse
 
 Number = float | jax.Array
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tritia.alternating._blocks.spd import eigh
+from tritia._symmetric import eigh
 
 
 class Rows(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 
 import optax
 
+from tritia._schedules import halving
 from tritia.alternating._full_batch.tiam import tiam
-from tritia.alternating._schedules import halving
 from tritia.inertia import Inertia, nesterov_schedule
 
 

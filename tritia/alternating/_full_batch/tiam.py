@@ -17,12 +17,13 @@ from tritia._arguments import (
     check_static,
     check_static_int,
 )
+from tritia._leaves import is_placeholder
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
+from tritia._schedules import halving
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
     activation_of_each,
     check_row_sharding,
-    is_placeholder,
     resolve_activations,
     resolve_loss,
     solver_dtype,
@@ -48,7 +49,6 @@ from tritia.alternating._full_batch.state import (
     resume,
 )
 from tritia.alternating._network import Network, find_layers
-from tritia.alternating._schedules import halving
 from tritia.inertia import Inertia
 
 NAME = "tiam"

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_choice, check_number, value_at
+from tritia._leaves import is_placeholder
 from tritia._mesh import Axes, beside, vary, varying_axes, with_auto_axes
+from tritia._schedules import growing_period
 from tritia._trees import cast_like
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
     activation_of_each,
-    is_placeholder,
     resolve_activations,
     resolve_loss,
     solver_dtype,
@@ -24,12 +25,12 @@ from tritia.alternating._arguments import (
 from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import Loss, LossName
-from tritia.alternating._minibatch import running_gram as grams, targets as block_targets
-from tritia.alternating._minibatch.damped_inverse import Inverse, times_columns, times_rows
-from tritia.alternating._minibatch.running_gram import InputGramState
+from tritia.alternating._minibatch import layer_grams as grams, targets as block_targets
 from tritia.alternating._network import Network, find_layers, layers_of, like_params
-from tritia.alternating._schedules import growing_period
 from tritia.inertia import Inertia, triple_inertia
+from tritia.layerwise import InputGramState
+from tritia.layerwise._damped_inverse import Inverse, times_columns, times_rows
+from tritia.layerwise._running_gram import check_settings, placeholder_state
 
 TargetStep = Literal["gradient", "exact"]
 NAME = "stochastic_tiam"
@@ -185,27 +186,27 @@ def stochastic_tiam(
     check_number("learning_rate", learning_rate, minimum=0, exclusive_minimum=True)
     check_number("rho", rho, minimum=0, exclusive_minimum=True)
     check_choice("target_step", target_step, get_args(TargetStep))
-    settings = grams.check_settings(
+    settings = check_settings(
         damping=damping,
         decay=decay,
         refresh_period=refresh_period,
         factor_period=factor_period,
         max_gram=max_gram,
         rank=rank,
-        input_gram=input_gram,
     )
+    grams.check_input_gram(input_gram)
     the_loss = resolve_loss(loss)
     hidden = resolve_activations(activation, invertible=False)
     _check_inertia(inertia)
 
     def init_fn(params: optax.Params) -> StochasticTiamState:
         if is_placeholder(params):
-            return StochasticTiamState(jnp.zeros(()), grams.placeholder_state())
+            return StochasticTiamState(jnp.zeros(()), placeholder_state())
         network = find_layers(params, layer_order, solver=NAME)
         activation_of_each(hidden, network)
         dtype = solver_dtype(params)
         state = StochasticTiamState(
-            jnp.zeros((), dtype), grams.start(settings, grams.widths(network), dtype)
+            jnp.zeros((), dtype), grams.start(settings, input_gram, grams.widths(network), dtype)
         )
         return beside(params, vary(state, varying_axes(params)))
 
@@ -272,7 +273,9 @@ def stochastic_tiam(
                 kernels, activations, the_loss, z, a, examples.targets, rate, pull
             )
         layer_inputs = [grams.with_ones(x, bias) for x, bias in zip(a, biases, strict=True)]
-        memory = grams.advance(settings, state.grams, layer_inputs, shares, axes)
+        memory = grams.advance(
+            settings, state.grams, layer_inputs, shares, axes, known=input_gram is not None
+        )
         steps = [
             grams.split(_kernel_step(inverse, x, weighted(move), axes), bias is not None)
             for inverse, x, move, bias in zip(

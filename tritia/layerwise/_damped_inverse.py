@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from tritia._batching import one_at_a_time
-from tritia.alternating._blocks.spd import eigh, spd_inverse
+from tritia._symmetric import eigh, spd_inverse
 
 
 class LowRank(NamedTuple):
