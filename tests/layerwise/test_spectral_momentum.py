@@ -87,6 +87,35 @@ def test_the_scale_of_the_loss_does_not_matter():
     )
 
 
+def test_injected_hyperparameters():
+    static = ("input_gram", "nesterov", "newton_schulz_steps", "rank")
+    injected = optax.inject_hyperparams(tritia.spectral_momentum, static_args=static)
+    plain = tritia.spectral_momentum(0.1, input_gram=True)
+    chex.assert_trees_all_close(
+        _train(injected(0.1, input_gram=True))[0], _train(plain)[0], rtol=1e-5
+    )
+    with pytest.raises(TypeError, match="rank.*static"):
+        optax.inject_hyperparams(tritia.spectral_momentum)(0.1).init(PARAMS)
+
+
+def test_newton_schulz_steps_follow_the_clipping():
+    chain = optax.chain(
+        tritia.partition_matrices(
+            optax.chain(
+                optax.trace(0.9, nesterov=True),
+                tritia.scale_by_spectral_clipping(2),
+                tritia.scale_by_newton_schulz(3),
+                optax.add_decayed_weights(0.3),
+                optax.scale_by_learning_rate(0.1),
+            ),
+            optax.adam(0.1),
+        ),
+        tritia.polyak_average(),
+    )
+    solver = tritia.spectral_momentum(0.1, rank=2, nesterov=True, newton_schulz_steps=3)
+    chex.assert_trees_all_close(_train(solver), _train(chain))
+
+
 def test_multi_steps_hands_the_inputs_on():
     solver = tritia.spectral_momentum(0.1, input_gram=True)
     twice, _ = _train(optax.MultiSteps(solver, every_k_schedule=2), steps=2)
@@ -199,6 +228,7 @@ def test_it_refuses_what_is_no_optimizer():
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"momentum": 1.0}, "momentum"),
         ({"rank": -1}, "rank"),
+        ({"newton_schulz_steps": -1}, "newton_schulz_steps"),
     ):
         with pytest.raises(ValueError, match=name):
             tritia.spectral_momentum(**arguments)

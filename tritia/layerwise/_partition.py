@@ -41,11 +41,14 @@ def is_matrix(name: str, leaf: Any) -> bool:
     return jnp.ndim(leaf) > 1 and last not in VECTORS and not re.search("embed", name, re.I)
 
 
+_by_shape_and_name = is_matrix  # where an argument has its name
+
+
 def partition_matrices(
     matrices: optax.GradientTransformation,
     others: optax.GradientTransformation,
     *,
-    is_matrix: IsMatrix = is_matrix,
+    is_matrix: IsMatrix | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gives the kernels of layers to one optimizer, and vectors and embeddings to another.
 
@@ -57,7 +60,7 @@ def partition_matrices(
         `tritia.scale_by_spectral_clipping`.
       others: the optimizer of all else, such as `optax.adam`.
       is_matrix: a function of a leaf's name, such as "layers/0/kernel", and the leaf, that tells
-        which is which; by default `tritia.layerwise.is_matrix`.
+        which is which; None is `tritia.layerwise.is_matrix`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; extra arguments reach both.
@@ -78,11 +81,13 @@ def partition_matrices(
         "others": check_transform("others", others),
     }
 
+    tells = _by_shape_and_name if is_matrix is None else is_matrix
+
     def labels(params: Any) -> Any:
         leaves, structure = jax.tree.flatten(params)
         each = zip(leaf_names(params), leaves, strict=True)
         return jax.tree.unflatten(
-            structure, ["matrices" if is_matrix(*one) else "others" for one in each]
+            structure, ["matrices" if tells(*one) else "others" for one in each]
         )
 
     return optax.partition(transforms, labels)

@@ -11,7 +11,7 @@ from tritia.inertia import polyak_average
 from tritia.layerwise._input_gram import scale_by_input_gram
 from tritia.layerwise._matrices import Axes
 from tritia.layerwise._newton_schulz import scale_by_newton_schulz
-from tritia.layerwise._partition import IsMatrix, is_matrix, partition_matrices
+from tritia.layerwise._partition import IsMatrix, partition_matrices
 from tritia.layerwise._spectral_clipping import scale_by_spectral_clipping
 
 
@@ -26,7 +26,7 @@ def spectral_momentum(
     input_gram: bool | optax.GradientTransformation = False,
     axes: Axes = None,
     others: optax.GradientTransformation | None = None,
-    is_matrix: IsMatrix = is_matrix,
+    is_matrix: IsMatrix | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Trains every kernel by a step of a fixed size whose leading singular values are clipped.
 
@@ -80,7 +80,7 @@ def spectral_momentum(
         the last axis.
       others: the optimizer of vectors and embeddings; by default `optax.adam(learning_rate)`.
       is_matrix: a function of a leaf's name and the leaf, that tells what is trained as a matrix;
-        by default `tritia.layerwise.is_matrix`.
+        None is `tritia.layerwise.is_matrix`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; its update needs params, and `layer_inputs=` where

@@ -68,6 +68,32 @@ def stacked(layer):
     return np.concatenate([np.asarray(layer["kernel"]), np.asarray(layer["bias"])[None]])
 
 
+def test_with_spectral_momentum_it_is_the_layer_wise_step_with_input_grams():
+    """Two ways to the same direction: block targets, and gradients times inverse Gram matrices."""
+    params, (x, y) = make_params(*SIZES, bias=False), make_data()
+    settings = {"damping": 0.5, "refresh_period": 2, "factor_period": 2, "rank": None}
+    blocks = optax.chain(
+        tritia.stochastic_tiam(1.0, inertia=None, **settings),
+        optax.scale(-1.0),
+        tritia.spectral_momentum(0.1),
+    )
+    gram = tritia.layerwise.scale_by_input_gram(**settings)
+    whole = tritia.spectral_momentum(0.1, input_gram=gram)
+    recorded = jax.value_and_grad(tritia.with_layer_inputs(mean_loss), has_aux=True)
+    one, other = params, params
+    states = blocks.init(params), whole.init(params)
+    for i in range(4):
+        rows = slice(10 * i, 10 * i + 20)
+        updates, first = blocks.update(None, states[0], one, inputs=x[rows], targets=y[rows])
+        one = optax.apply_updates(one, updates)
+        (_, inputs), grads = recorded(other, x[rows], y[rows])
+        updates, second = whole.update(grads, states[1], other, layer_inputs=inputs)
+        other = optax.apply_updates(other, updates)
+        states = first, second
+    assert_close(one, other, 1e-3)
+    assert_close(tritia.eval_params(states[0], one), tritia.eval_params(states[1], other), 1e-3)
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_with_large_damping_it_is_gradient_descent(x64, activation):
     params, (x, y) = make_params(*SIZES, dtype=jnp.float64), make_data()

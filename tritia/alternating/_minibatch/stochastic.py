@@ -98,6 +98,13 @@ def stochastic_tiam(
     with the learning rate :math:`\eta / \lambda_l`. With the default damping and inertia 0.3 to 3
     is usual, best decayed to 0 over the run.
 
+    **Deep networks.** With six layers or more the size of each layer's step and its weight decay
+    matter more than the targets. Then let `tritia.spectral_momentum` make a step of the block's
+    direction, and evaluate its average of the iterates:
+    ``optax.chain(tritia.stochastic_tiam(1.0, inertia=None), optax.scale(-1.0),
+    tritia.spectral_momentum(schedule))``. Without biases it is the same as
+    ``tritia.spectral_momentum(schedule, input_gram=True)`` with this function's settings.
+
     **In a loop.** Any minibatch will do at any update, of any number of rows; under `jax.jit` a
     batch of another shape compiles anew, so pad the last one and give its padding weight 0. An
     epoch is one `jax.lax.scan`. It ignores `updates`, so it comes first in a chain, where
