@@ -118,7 +118,12 @@ def spectral_momentum(
       True
     """
     check_number("learning_rate", learning_rate, minimum=0)
-    check_static(nesterov=nesterov, input_gram=input_gram)
+    check_static(
+        nesterov=nesterov,
+        rank=rank,
+        newton_schulz_steps=newton_schulz_steps,
+        input_gram=input_gram,
+    )
     check_number("weight_decay", weight_decay, minimum=0, schedule=False)
     check_number("momentum", momentum, minimum=0, maximum=1, exclusive_maximum=True, schedule=False)
     preconditioner = []
