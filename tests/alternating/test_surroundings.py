@@ -196,7 +196,18 @@ def test_tiam_refuses_a_part_of_its_rows():
     ("name", "make_solver", "number"),
     [
         ("stochastic_tiam", lambda v: tritia.stochastic_tiam(v), 0.3),
+        (
+            "stochastic_tiam",
+            lambda v: tritia.stochastic_tiam(v, target_step="exact", activation="tanh"),
+            0.3,
+        ),
         ("scale_by_input_gram", lambda v: tritia.scale_by_input_gram(damping=v), 1.0),
+        ("tiam", lambda v: tritia.tiam(N, mu=v), 0.1),
+        (
+            "tiam",
+            lambda v: tritia.tiam(N, rho=v, kernel_step="backtracking", activation="tanh"),
+            0.01,
+        ),
     ],
 )
 def test_reverse_mode_is_forward_mode(name, make_solver, number):

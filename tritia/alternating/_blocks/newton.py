@@ -8,6 +8,7 @@ a step that raises its own objective is refused and shortened, whatever the othe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,3 +73,45 @@ def damped_newton(
 
     carry = (jnp.zeros((), jnp.int32), start, value, direction, size, jnp.ones_like(value))
     return jax.lax.while_loop(unfinished, iterate, carry)[1]
+
+
+def with_derivative(
+    minimiser: jax.Array,
+    gradient: Callable[..., jax.Array],
+    solve: Callable[..., jax.Array],
+    *operands: Any,
+) -> jax.Array:
+    r"""Gives a minimiser that was found by iteration the derivative of the exact one.
+
+    Where the objective's gradient :math:`g(z, \theta)` is 0, with the Hessian H,
+    :math:`dz = -H^{-1} \, \partial_\theta g \, d\theta`, in forward and in reverse mode. The
+    iteration itself has no reverse mode.
+
+    Args:
+      minimiser: z, (..., k), without a derivative, as `jax.lax.stop_gradient` makes it.
+      gradient: (z, *operands) to the objective's gradient by z, (..., k).
+      solve: (z, v, times, *operands) to :math:`H^{-1} v`, (..., k), linear in v; `times` maps u,
+        (..., k), to H u. Must not close over traced values.
+      *operands: theta, arrays.
+    """
+    # A user's loss may close over traced values: they are operands too.
+    gradient, hoisted = jax.closure_convert(gradient, minimiser, *operands)
+    count = len(operands)
+
+    @jax.custom_jvp
+    def attach(z: jax.Array, *theta: Any) -> jax.Array:
+        del theta
+        return z
+
+    @attach.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        theta, directions = primals[1:], tangents[1:]
+        z = attach(*primals)
+        moved = jax.jvp(lambda *theta: gradient(z, *theta), theta, directions)[1]
+
+        def times(u: jax.Array) -> jax.Array:
+            return jax.jvp(lambda z: gradient(z, *theta), (z,), (u,))[1]
+
+        return z, -solve(z, moved, times, *theta[:count])
+
+    return attach(minimiser, *operands, *hoisted)
