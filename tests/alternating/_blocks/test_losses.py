@@ -86,7 +86,7 @@ def test_derivatives_are_those_of_the_minimiser(loss, x64):
     """By targets, centre and penalty, of z found by SciPy's Newton from its own gradient."""
     y, m, start = problem(loss, rows=3, scale=1.0)
     rng = np.random.default_rng(1)
-    direction = tuple(jnp.asarray(rng.normal(size=x.shape)) for x in (y, m)) + (1.0,)
+    direction = *(jnp.asarray(rng.normal(size=x.shape)) for x in (y, m)), 1.0
     weights = jnp.asarray(rng.normal(size=m.shape))
 
     def moved(t):

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tritia._derivatives import hoisted
+
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
@@ -95,23 +97,25 @@ def with_derivative(
       *operands: theta, arrays.
     """
     # A user's loss may close over traced values: they are operands too.
-    gradient, hoisted = jax.closure_convert(gradient, minimiser, *operands)
-    count = len(operands)
+    gradient, constants = hoisted(gradient, minimiser, *operands)
 
     @jax.custom_jvp
-    def attach(z: jax.Array, *theta: Any) -> jax.Array:
-        del theta
+    def attach(z: jax.Array, constants: Any, *theta: Any) -> jax.Array:
+        del constants, theta
         return z
 
     @attach.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-        theta, directions = primals[1:], tangents[1:]
-        z = attach(*primals)
-        moved = jax.jvp(lambda *theta: gradient(z, *theta), theta, directions)[1]
+        _, constants, *theta = primals
+        z = attach(*primals)  # with its derivative, for second ones
+
+        def slope(constants: Any, *theta: Any) -> jax.Array:
+            return gradient(z, *theta, constants)
 
         def times(u: jax.Array) -> jax.Array:
-            return jax.jvp(lambda z: gradient(z, *theta), (z,), (u,))[1]
+            return jax.jvp(lambda z: gradient(z, *theta, constants), (z,), (u,))[1]
 
-        return z, -solve(z, moved, times, *theta[:count])
+        moved = jax.jvp(slope, primals[1:], tangents[1:])[1]
+        return z, -solve(z, moved, times, *theta)
 
-    return attach(minimiser, *operands, *hoisted)
+    return attach(minimiser, constants, *operands)
