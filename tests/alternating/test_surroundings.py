@@ -279,6 +279,19 @@ def test_part_of_a_network_is_refused(make_solver):
         optax.partition(transforms, labels).init(params)
 
 
+@pytest.mark.parametrize("make_solver", [tritia.tiam, lambda n: tritia.stochastic_tiam(0.3)])
+@pytest.mark.parametrize("part", ["kernel", "bias"])
+def test_integers_in_a_layer_are_refused_before_they_are_left_out(make_solver, part):
+    params, solver = make_params(), make_solver(N)
+    state = solver.init(params)
+    params[1][part] = params[1][part].astype(int)
+    message = rf"layer '1' has a {part} of dtype int32"
+    with pytest.raises(TypeError, match=message):
+        solver.init(params)
+    with pytest.raises(TypeError, match=message):
+        solver.update(None, state, params, inputs=X, targets=Y)
+
+
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_updates_of_a_minibatch_may_be_masked_after_the_solver(frozen):
     params = make_params()
