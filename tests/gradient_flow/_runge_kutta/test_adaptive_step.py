@@ -424,3 +424,25 @@ def test_reverse_mode_under_vmap(x64):
     together = jax.jit(jax.vmap(jax.grad(outcome)))(values)
     np.testing.assert_allclose(together, [alone(c) for c in values], rtol=1e-10)
     assert np.all(np.asarray(together) < 0)
+
+
+def test_derivatives_where_devices_try_differently_often(x64):
+    """A sum over devices inside of the loop would wait for ever: there is none, or no reverse."""
+    optimizer = tritia.adaptive_runge_kutta(1.0, "heun", rtol=1e-3)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def outcome(w, c=1.0):
+        gradient = lambda w: c * w**3  # noqa: E731
+        return jnp.sum(optimizer.update(gradient(w), optimizer.init(w), w, grad_fn=gradient)[0])
+
+    def spread(function):
+        axis = jax.sharding.PartitionSpec("data")
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=axis, out_specs=axis))
+
+    w = jnp.array([[1.0], [30.0]])
+    expected = [jax.jit(jax.jacfwd(outcome))(each) for each in w]
+    np.testing.assert_allclose(spread(lambda w: jax.grad(outcome)(w[0])[None])(w), expected)
+    by_constant = lambda w, mode: mode(lambda c: outcome(w[0], c))(1.0)[None]  # noqa: E731
+    assert spread(lambda w: by_constant(w, jax.jacfwd)).eval_shape(w).shape == (2,)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        spread(lambda w: by_constant(w, jax.grad)).eval_shape(w)

@@ -21,7 +21,7 @@ from tritia._arguments import (
 )
 from tritia._derivatives import differentiated_as, hoisted
 from tritia._leaves import passed_through, trained
-from tritia._mesh import beside
+from tritia._mesh import beside, vary, varying_axes
 from tritia._trees import Tree, constant_like, linear_combination, move, select, strong, times
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
@@ -142,7 +142,8 @@ def adaptive_runge_kutta(
 
     Updates can be differentiated in forward and in reverse mode, through the choice of step sizes
     too. Both compute each try twice or more often and go through all `max_rejections` tries, most
-    of them skipped; under `jax.vmap` none is.
+    of them skipped; under `jax.vmap` none is. Within `jax.shard_map`, where params vary over an
+    axis, reverse mode needs a `grad_fn` that closes over nothing else than arrays which vary too.
 
     Tolerances refer to the params' own dtype: where rtol is near its rounding (1e-6 for float32,
     1e-2 for bfloat16) the estimate is noise and steps stop growing. The global error is
@@ -276,9 +277,16 @@ def adaptive_runge_kutta(
             offset=combined_zeros(params, slope),
         )
         try_once = functools.partial(_one_try, pair, field_at)
-        end = _until_accepted(try_once, max_rejections)(
-            begin, _Step(params, slope, tolerances, constants)
+        # Sums over devices, which differ in their tries, are taken outside of the loop.
+        axes = varying_axes(begin)
+        varied = vary((params, slope, tolerances), axes)
+        step = _Step(varied[0], varied[1], varied[2], constants)
+        reversible = all(
+            varying_axes(leaf) >= axes
+            for leaf in constants
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         )
+        end = _until_accepted(try_once, max_rejections, reversible)(begin, step)
         step = jax.tree.map(
             lambda p, o: jnp.where(end.accepted, -times(end.learning_rate, o), 0).astype(p.dtype),
             params,
@@ -314,9 +322,9 @@ def _embedded_pair(scheme: Any) -> _Pair:
 
 
 def _until_accepted(
-    try_once: Callable[[_Try, _Step], _Try], max_rejections: int
+    try_once: Callable[[_Try, _Step], _Try], max_rejections: int, reversible: bool
 ) -> Callable[[_Try, _Step], _Try]:
-    """Returns the loop over tries, with derivatives in both modes."""
+    """Returns the loop over tries, with derivatives in forward and, if wanted, in reverse mode."""
 
     def open_loop(begin: _Try, step: _Step) -> _Try:
         return jax.lax.while_loop(
@@ -358,7 +366,7 @@ def _until_accepted(
         )
         return end._replace(offset=offset)
 
-    return differentiated_as(bounded_loop, open_loop)
+    return differentiated_as(bounded_loop, open_loop) if reversible else open_loop
 
 
 def _one_try(
