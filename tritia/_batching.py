@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from tritia._derivatives import differentiated_as
 
 
 def lockstep_cond(
@@ -69,7 +70,7 @@ def lockstep_cond(
     def in_lockstep(predicate: jax.Array, *operands: Any) -> Any:
         return conditional(predicate, operands)
 
-    return _differentiated_as(choose, in_lockstep)(predicate, *operands)
+    return differentiated_as(choose, in_lockstep)(predicate, *operands)
 
 
 def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,38 +99,4 @@ def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
         result = jax.lax.platform_dependent(*spread, cpu=in_turn, default=jax.vmap(function))
         return result, jax.tree.map(lambda _: True, result)
 
-    return _differentiated_as(function, called)
-
-
-def _differentiated_as(
-    function: Callable[..., Any], batched: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Makes the derivatives of `batched` those of `function`, which computes the same.
-
-    A function with a batching rule of its own has no reverse mode.
-    """
-
-    @jax.custom_jvp
-    def call(*operands: Any) -> Any:
-        return batched(*operands)
-
-    @functools.partial(call.defjvp, symbolic_zeros=True)
-    def derivative(primals: Any, tangents: Any) -> Any:
-        flat, structure = jax.tree.flatten(primals)
-        directions = jax.tree.leaves(tangents, is_leaf=_is_zero)
-        # Only where there is a direction: eigenvectors have none for equal eigenvalues.
-        moving = [i for i, direction in enumerate(directions) if not _is_zero(direction)]
-
-        def moved(*values: Any) -> Any:
-            leaves = list(flat)
-            for i, value in zip(moving, values, strict=True):
-                leaves[i] = value
-            return function(*jax.tree.unflatten(structure, leaves))
-
-        return jax.jvp(moved, [flat[i] for i in moving], [directions[i] for i in moving])
-
-    return call
-
-
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    return differentiated_as(function, called)

@@ -240,3 +240,23 @@ def test_without_inputs_it_says_what_to_call():
     solver = tritia.spectral_momentum(0.1, input_gram=True)
     with pytest.raises(ValueError, match=r"update\(.*layer_inputs=inputs\).*with_layer_inputs"):
         solver.update(PARAMS, solver.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("untouched", [None, np.zeros(3, jax.dtypes.float0)])
+def test_leaves_that_are_not_trained_are_left_alone(untouched):
+    """Adam, which gets the vectors, would raise a float0 to a power."""
+    params = {"kernel": jnp.ones((2, 3)), "table": jnp.arange(3)}
+    solver = tritia.spectral_momentum(0.1)
+    grads = {"kernel": jnp.ones((2, 3)), "table": untouched}
+    updates, _ = solver.update(grads, solver.init(params), params)
+    assert updates["table"] is untouched
+    assert float(jnp.max(updates["kernel"])) < 0
+    with pytest.raises(TypeError, match=r"params\['table'\] is of dtype int32"):
+        solver.update(params, solver.init(params), params)
+
+
+def test_params_of_integers_alone_are_refused_by_name():
+    params = {"kernel": jnp.ones((2, 3), int)}
+    solver = tritia.scale_by_input_gram()
+    with pytest.raises(TypeError, match=r"params\['kernel'\] is of dtype int32"):
+        solver.update(params, solver.init(params), params, layer_inputs={})

@@ -84,11 +84,7 @@ def find_layers(
                 f"layer {layer!r} has a kernel of shape {shape}, which is {kind}; {solver} needs"
                 " one kernel of shape (inputs, outputs) for each layer."
             )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"layer {layer!r} has a {part} of dtype {jnp.result_type(leaf)}; {solver} needs"
-                " real floating-point params."
-            )
+        _check_dtype(layer, part, leaf, solver)
         found.setdefault(layer, {})[part] = position
     if not found:
         raise ValueError(
@@ -128,6 +124,26 @@ def find_layers(
         tuple(found[name].get("bias") for name in names),
         tuple(sizes),
     )
+
+
+def check_dtypes(params: Any, solver: str) -> None:
+    """Refuses kernels and biases of integers, which a wrapper would take for untrained and drop.
+
+    Raises:
+      TypeError: there is one; the message names it.
+    """
+    for (layer, part), leaf in zip(parts_of(params), jax.tree.leaves(params), strict=True):
+        if part is not None:
+            _check_dtype(layer, part, leaf, solver)
+
+
+def _check_dtype(layer: str, part: str, leaf: Any, solver: str) -> None:
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"layer {layer!r} has a {part} of dtype {dtype}; {solver} needs real floating-point"
+            " params."
+        )
 
 
 def _refuse_masked(params: Any, solver: str) -> None:

@@ -136,7 +136,7 @@ def scale_by_input_gram(
             return placeholder_state()
         params = trained(params)
         leaves = jax.tree.leaves(params)
-        dtype = compute_dtype(*map(jnp.result_type, leaves))
+        dtype = compute_dtype(*map(jnp.result_type, leaves), jnp.float32)  # there may be no leaf
         grams, inverses = {}, {}
         for name, (one, leaf) in _matrices(axes, params).items():
             count, inputs, _ = shape_of(one, jnp.shape(leaf))

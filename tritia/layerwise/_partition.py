@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import check_transform
+from tritia._leaves import check_gradients, passed_through, trained
 from tritia.layerwise._names import leaf_names
 
 IsMatrix = Callable[[str, Any], bool]
@@ -90,4 +91,17 @@ def partition_matrices(
             structure, ["matrices" if tells(*one) else "others" for one in each]
         )
 
-    return optax.partition(transforms, labels)
+    parts = optax.partition(transforms, labels)
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        return parts.init(trained(params))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        given = updates
+        updates, params = check_gradients(updates, params)
+        updates, state = parts.update(updates, state, params, **extra)
+        return passed_through(updates, given), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

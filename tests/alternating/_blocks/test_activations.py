@@ -110,6 +110,24 @@ def test_prox_is_never_worse_than_its_start(name):
     assert bool(jnp.all(objective(z) <= objective(start) * (1 + 1e-5) + 1e-6))
 
 
+@pytest.mark.parametrize("name", ["relu6", "tanh", "softplus", "gelu", "silu"])
+def test_derivatives_are_those_of_the_minimiser(name, x64):
+    """By what is matched and by both penalties, in both modes, against finite differences."""
+    rng = np.random.default_rng(0)
+    a, m, start = (jnp.asarray(rng.normal(size=20)) for _ in range(3))
+    directions = jnp.asarray(rng.normal(size=20)), jnp.asarray(rng.normal(size=20)), 0.1, 0.2
+
+    def outcome(t):
+        theta = [x + t * d for x, d in zip((a, m, 0.5, 0.7), directions, strict=True)]
+        z = prox(ACTIVATIONS[name], theta[0], theta[1], start, *theta[2:], iterations=40)
+        return jnp.sum(jnp.arange(20) * z)
+
+    h = 1e-4  # Newton's method ends where rounding hides its progress, at errors of about 1e-9
+    expected = (jax.jit(outcome)(h) - jax.jit(outcome)(-h)) / (2 * h)
+    np.testing.assert_allclose(jax.jacfwd(outcome)(0.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(outcome)(0.0), expected, rtol=1e-5)
+
+
 def test_a_users_activation(x64):
     softsign = monotone_activation(
         lambda z: z / (1 + jnp.abs(z)), lambda t: t / (1 - jnp.abs(t)), lower=-1.0, upper=1.0

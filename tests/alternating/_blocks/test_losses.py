@@ -81,6 +81,53 @@ def test_in_float32_no_row_rises_and_gradients_vanish(loss, rho):
     assert float(jnp.max(jnp.abs(gradient) / terms)) < 5e-4
 
 
+@each
+def test_derivatives_are_those_of_the_minimiser(loss, x64):
+    """By targets, centre and penalty, of z found by SciPy's Newton from its own gradient."""
+    y, m, start = problem(loss, rows=3, scale=1.0)
+    rng = np.random.default_rng(1)
+    direction = *(jnp.asarray(rng.normal(size=x.shape)) for x in (y, m)), 1.0
+    weights = jnp.asarray(rng.normal(size=m.shape))
+
+    def moved(t):
+        return [x + t * d for x, d in zip((y, m, 0.3), direction, strict=True)]
+
+    def root(t):
+        y, m, rho = moved(t)
+        slope = jax.jit(lambda z: jnp.ravel(loss.gradient(z.reshape(m.shape), y)))
+        found = scipy.optimize.root(
+            lambda z: np.asarray(slope(z)) + float(rho) * (z - np.ravel(m)), np.ravel(m), tol=1e-13
+        )
+        return found.x.reshape(m.shape)
+
+    def outcome(t):
+        y, m, rho = moved(t)
+        return jnp.sum(weights * prox(loss, y, m, start, rho))
+
+    h = 1e-4
+    expected = float(np.sum(weights * (root(h) - root(-h)))) / (2 * h)
+    assert float(jax.jacfwd(outcome)(0.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(jax.grad(outcome)(0.0)) == pytest.approx(expected, rel=1e-5)
+    curvature = float(jax.jacfwd(jax.grad(outcome))(0.0))
+    slopes = [float(jax.grad(outcome)(t)) for t in (h, -h)]
+    assert curvature == pytest.approx((slopes[0] - slopes[1]) / (2 * h), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.grad])
+def test_a_users_loss_may_close_over_what_is_differentiated(derivative, x64):
+    """c/2 |z - y|^2 + rho/2 |z - m|^2: z = (c y + rho m) / (c + rho)."""
+    y, m, start = problem(HUBER)
+    rho = 0.3
+
+    def outcome(c):
+        scaled = smooth_loss(lambda z, y: 0.5 * c * jnp.sum((z - y) ** 2, axis=-1))
+        return jnp.sum(prox(scaled, y, m, start, rho))
+
+    expected = jnp.sum(rho * (y - m)) / (2.0 + rho) ** 2
+    for function in (outcome, jax.jit(outcome)):
+        np.testing.assert_allclose(derivative(function)(2.0), expected, rtol=1e-8)
+
+
 def test_softmax_targets_that_do_not_add_to_one(x64):
     loss = LOSSES["softmax_cross_entropy"]
     y, m, start = problem(loss)

@@ -366,3 +366,83 @@ def test_step_sizes_stay_finite_on_a_slope_without_curvature():
     _, states = trajectory(optimizer, lambda w: 1e-30 * w, jnp.asarray(1.0), 200)
     assert np.all(np.isfinite(states.next_learning_rate))
     assert not np.any(states.failed)
+
+
+@pytest.mark.parametrize(
+    ("initial", "settings"),
+    [
+        (None, {"scheme": "bogacki_shampine"}),
+        (1e3, {"scheme": "heun"}),  # rejected by its error, and where the logarithm is NaN
+        (1e6, {"scheme": "heun", "max_rejections": 3}),  # fails
+    ],
+    ids=["accepted", "rejected", "failed"],
+)
+def test_derivatives_in_both_modes_are_finite_differences(initial, settings, x64):
+    """Through rejected tries and over a scan; by the loss, the tolerance and the start."""
+
+    def outcome(v, full=False):
+        optimizer = tritia.adaptive_runge_kutta(initial, rtol=v[1], atol=1e-6, **settings)
+
+        def step(carry, label):
+            w, state = carry
+
+            def loss(w):
+                return v[0] * jnp.sum(w**4) / label + 9.0 * w[0] ** 2 - jnp.log(w[1])
+
+            gradient = jax.grad(loss)
+            updates, state = optimizer.update(gradient(w), state, w, grad_fn=gradient)
+            return (optax.apply_updates(w, updates), state), None
+
+        w = v[2] * jnp.array([1.0, 2.0])
+        (w, state), _ = jax.lax.scan(step, (w, optimizer.init(w)), jnp.arange(1, 4))
+        return state if full else jnp.sum(w**2) + state.time
+
+    v = jnp.array([2.0, 1e-3, 1.0])
+    state = outcome(v, full=True)
+    assert bool(state.failed) == ("max_rejections" in settings)
+    assert (initial is None) or int(state.rejected) > 3
+    run = jax.jit(outcome)
+    h = jnp.array([1e-6, 1e-9, 1e-6])
+    expected = [(run(v + e) - run(v - e)) / (2 * jnp.sum(e)) for e in jnp.diag(h)]
+    forward, reverse = jax.jit(jax.jacfwd(outcome))(v), jax.jit(jax.grad(outcome))(v)
+    np.testing.assert_allclose(forward, expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-10, atol=1e-12)
+
+
+def test_reverse_mode_under_vmap(x64):
+    """Members that try differently often: the same as one by one."""
+    optimizer = tritia.adaptive_runge_kutta(1.0, "heun", rtol=1e-3)
+
+    def outcome(c):
+        w = jnp.asarray(1.0)
+        gradient = lambda w: c * w**3  # noqa: E731
+        updates, _ = optimizer.update(gradient(w), optimizer.init(w), w, grad_fn=gradient)
+        return updates
+
+    values = jnp.array([1e-3, 1.0, 1e3])
+    alone = jax.jit(jax.grad(outcome))
+    together = jax.jit(jax.vmap(jax.grad(outcome)))(values)
+    np.testing.assert_allclose(together, [alone(c) for c in values], rtol=1e-10)
+    assert np.all(np.asarray(together) < 0)
+
+
+def test_derivatives_where_devices_try_differently_often(x64):
+    """A sum over devices inside of the loop would wait for ever: there is none, or no reverse."""
+    optimizer = tritia.adaptive_runge_kutta(1.0, "heun", rtol=1e-3)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def outcome(w, c=1.0):
+        gradient = lambda w: c * w**3  # noqa: E731
+        return jnp.sum(optimizer.update(gradient(w), optimizer.init(w), w, grad_fn=gradient)[0])
+
+    def spread(function):
+        axis = jax.sharding.PartitionSpec("data")
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=axis, out_specs=axis))
+
+    w = jnp.array([[1.0], [30.0]])
+    expected = [jax.jit(jax.jacfwd(outcome))(each) for each in w]
+    np.testing.assert_allclose(spread(lambda w: jax.grad(outcome)(w[0])[None])(w), expected)
+    by_constant = lambda w, mode: mode(lambda c: outcome(w[0], c))(1.0)[None]  # noqa: E731
+    assert spread(lambda w: by_constant(w, jax.jacfwd)).eval_shape(w).shape == (2,)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        spread(lambda w: by_constant(w, jax.grad)).eval_shape(w)

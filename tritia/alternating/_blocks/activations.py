@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tritia.alternating._blocks.newton import damped_newton
+from tritia.alternating._blocks.newton import damped_newton, with_derivative
 
 Elementwise = Callable[[jax.Array], jax.Array]
 
@@ -283,25 +283,27 @@ def prox(
 
     Returns:
       z, shaped like `a`: the global minimiser where h is piecewise linear; elsewhere the best of
-      the local minima that Newton's method finds from the current z, from m and from h's inverse.
+      the local minima that Newton's method finds from the current z, from m and from h's inverse,
+      with the derivatives of the exact local minimum; by `start` there is none.
     """
+    if activation.pieces:
+        candidates = [_piece_minimum(piece, a, m, gamma, rho) for piece in activation.pieces]
+        return _best(activation, candidates, a, m, gamma, rho)
+    theta = (a, m, gamma, rho)
+    found = _newton_prox(activation, *jax.lax.stop_gradient((start, *theta)), iterations)
+    return with_derivative(
+        jax.lax.stop_gradient(found),
+        functools.partial(_prox_gradient, activation),
+        _divide_by_curvature,
+        *theta,
+    )
+
+
+def _best(activation: Activation, candidates, a, m, gamma, rho):
+    """Returns, for each element, the candidate with the least prox objective."""
 
     def objective(z):
         return 0.5 * gamma * (a - activation.value(z)) ** 2 + 0.5 * rho * (z - m) ** 2
-
-    if activation.pieces:
-        candidates = [_piece_minimum(piece, a, m, gamma, rho) for piece in activation.pieces]
-    else:
-        starts = [start, m]
-        if activation.inverse is not None:
-            starts.append(_nearest_preimage(activation, a))
-        points = damped_newton(
-            lambda z: _newton_terms(activation, z, a[None], m[None], gamma, rho),
-            jnp.stack(starts),
-            iterations=iterations,
-            tolerance=0.0,
-        )
-        candidates = list(points)
 
     best, best_value = candidates[0], objective(candidates[0])
     for candidate in candidates[1:]:
@@ -319,6 +321,20 @@ def _piece_minimum(piece: Piece, a, m, gamma, rho):
     return jnp.clip(centre, piece.left, piece.right)
 
 
+def _newton_prox(activation: Activation, start, a, m, gamma, rho, iterations: int):
+    """Returns the best of the minima that Newton's method finds from several starts."""
+    starts = [start, m]
+    if activation.inverse is not None:
+        starts.append(_nearest_preimage(activation, a))
+    points = damped_newton(
+        lambda z: _newton_terms(activation, z, a[None], m[None], gamma, rho),
+        jnp.stack(starts),
+        iterations=iterations,
+        tolerance=0.0,
+    )
+    return _best(activation, list(points), a, m, gamma, rho)
+
+
 def _nearest_preimage(activation: Activation, a: jax.Array) -> jax.Array:
     """Returns a finite z whose height h(z) is near a, one end of where the minimum can lie."""
     assert activation.inverse is not None
@@ -330,6 +346,19 @@ def _nearest_preimage(activation: Activation, a: jax.Array) -> jax.Array:
             activation.upper - margin if math.isfinite(activation.upper) else None,
         )
     )
+
+
+def _prox_gradient(activation: Activation, z, a, m, gamma, rho):
+    """Returns the gradient of the prox objective by z."""
+    h, dh = jax.jvp(activation.value, (z,), (jnp.ones_like(z),))
+    return rho * (z - m) - gamma * (a - h) * dh
+
+
+def _divide_by_curvature(z, v, times: Elementwise, *_):
+    """Returns v over the objective's curvature; 0 where Newton's method ended at no minimum."""
+    curvature = times(jnp.ones_like(z))
+    minimum = curvature > 0
+    return jnp.where(minimum, v / jnp.where(minimum, curvature, 1), 0)
 
 
 def _newton_terms(activation: Activation, z, a, m, gamma, rho):

@@ -274,13 +274,14 @@ def kernel_backtracking(
             d = terms[0] - 2 * terms[1] / tau + terms[2] / tau**2
             return rho * d_along + mu * d <= tau * d
 
-    def refused(carry):
-        tau, count = carry
-        return ~accepted(tau) & (count < tries)
-
-    tau, _ = jax.lax.while_loop(
-        refused, lambda carry: (2 * carry[0], carry[1] + 1), (tau, jnp.zeros((), jnp.int32))
+    # Powers of 2 are exact, and constants to autodiff, which can't reverse a loop without bound.
+    first = jax.lax.stop_gradient(tau)
+    factor = jax.lax.while_loop(
+        lambda factor: ~accepted(factor * first) & (factor < 2.0**tries),
+        lambda factor: 2 * factor,
+        jnp.ones_like(first),
     )
+    tau = factor * tau
     return _along(a, z, start, step, 1 / tau, rows, spectrum), tau
 
 

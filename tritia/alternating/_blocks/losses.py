@@ -22,7 +22,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from tritia.alternating._blocks.newton import damped_newton
+from tritia.alternating._blocks.newton import damped_newton, with_derivative
 
 RowLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -39,8 +39,8 @@ class Loss:
       value: (z, y), both (n, k), to the loss of each row, (n,).
       gradient: (z, y) to the gradient of each row's loss by z, (n, k).
       direction: (z, y, g, rho) to the Newton direction of the row's loss plus
-        :math:`\frac\rho2 |z - m|^2`, (n, k), where g is that sum's gradient; or None where
-        `prox` solves the whole problem.
+        :math:`\frac\rho2 |z - m|^2`, (n, k), where g is that sum's gradient; linear in g. None
+        takes it from the Jacobian of `gradient`, unless `prox` solves the whole problem.
       prox: (m, y, rho) to the minimiser in closed form, (n, k), or None.
     """
 
@@ -138,17 +138,7 @@ def smooth_loss(value: RowLoss, gradient: RowLoss | None = None, *, name: str = 
 
     slope_of = by_autodiff if gradient is None else gradient
 
-    def direction(z, y, g, rho):
-        def row(z_row, y_row):
-            return slope_of(z_row[None], y_row[None])[0]
-
-        hessian = jax.vmap(jax.jacfwd(row))(z, y) + rho * jnp.eye(z.shape[-1], dtype=z.dtype)[None]
-        d = jnp.linalg.solve(hessian, g[..., None])[..., 0]
-        slope = jnp.sum(d * g, axis=-1, keepdims=True)
-        descends = slope >= 1e-3 * rho * jnp.sum(d * d, axis=-1, keepdims=True)
-        return jnp.where(descends, d, g / (1 + rho))
-
-    return Loss(name, value, slope_of, direction)
+    return Loss(name, value, slope_of)
 
 
 def prox(
@@ -172,12 +162,26 @@ def prox(
 
     Returns:
       z, (n, k). Newton's method stops when every row's gradient is at most rounding times the size
-      of its terms.
+      of its terms. Its derivatives are those of the exact minimiser; by `start` there is none.
     """
     if loss.prox is not None:
         return loss.prox(m, y, rho)
-    direction = loss.direction
-    assert direction is not None
+
+    def gradient(z, y, m, rho):
+        return loss.gradient(z, y) + rho * (z - m)
+
+    def solve(z, v, times, y, m, rho):
+        del m
+        return _solve_rows(times, v) if loss.direction is None else loss.direction(z, y, v, rho)
+
+    found = jax.lax.stop_gradient(
+        _minimise(loss, *jax.lax.stop_gradient((y, m, start, rho)), iterations)
+    )
+    return with_derivative(found, gradient, solve, y, m, rho)
+
+
+def _minimise(loss: Loss, y: Any, m, start, rho, iterations: int) -> jax.Array:
+    """Returns the minimiser of each row by Newton's method."""
 
     def evaluate(z):
         g = loss.gradient(z, y) + rho * (z - m)
@@ -185,7 +189,12 @@ def prox(
             (z - m) ** 2, axis=-1, keepdims=True
         )
         size = jnp.max(jnp.abs(g), axis=-1, keepdims=True)
-        return value, direction(z, y, g, rho), size
+        return value, direction(z, g), size
+
+    def direction(z, g):
+        if loss.direction is not None:
+            return loss.direction(z, y, g, rho)
+        return _descent_direction(loss.gradient, z, y, g, rho)
 
     # Early on m is the better start, later the current z: each row takes its own.
     nearer = evaluate(m)[0] < evaluate(start)[0]
@@ -197,3 +206,22 @@ def prox(
         tolerance=tolerance,
         scale=1.0,
     )
+
+
+def _descent_direction(gradient: RowLoss, z, y, g, rho):
+    """Returns Newton's direction by the gradient's Jacobian, or g where that does not descend."""
+
+    def times(u):
+        return jax.jvp(lambda z: gradient(z, y) + rho * z, (z,), (u,))[1]
+
+    d = _solve_rows(times, g)
+    slope = jnp.sum(d * g, axis=-1, keepdims=True)
+    descends = slope >= 1e-3 * rho * jnp.sum(d * d, axis=-1, keepdims=True)
+    return jnp.where(descends, d, g / (1 + rho))
+
+
+def _solve_rows(times: Callable[[jax.Array], jax.Array], v: jax.Array) -> jax.Array:
+    """Returns H^-1 v, where `times` maps u to H u, row by row: a k x k system for each of n."""
+    basis = jnp.broadcast_to(jnp.eye(v.shape[-1], dtype=v.dtype)[:, None], (v.shape[-1], *v.shape))
+    hessian = jnp.moveaxis(jax.vmap(times)(basis), 0, -1)
+    return jnp.linalg.solve(hessian, v[..., None])[..., 0]

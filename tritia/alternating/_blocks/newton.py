@@ -8,9 +8,12 @@ a step that raises its own objective is refused and shortened, whatever the othe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from tritia._derivatives import hoisted
 
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -72,3 +75,47 @@ def damped_newton(
 
     carry = (jnp.zeros((), jnp.int32), start, value, direction, size, jnp.ones_like(value))
     return jax.lax.while_loop(unfinished, iterate, carry)[1]
+
+
+def with_derivative(
+    minimiser: jax.Array,
+    gradient: Callable[..., jax.Array],
+    solve: Callable[..., jax.Array],
+    *operands: Any,
+) -> jax.Array:
+    r"""Gives a minimiser that was found by iteration the derivative of the exact one.
+
+    Where the objective's gradient :math:`g(z, \theta)` is 0, with the Hessian H,
+    :math:`dz = -H^{-1} \, \partial_\theta g \, d\theta`, in forward and in reverse mode. The
+    iteration itself has no reverse mode.
+
+    Args:
+      minimiser: z, (..., k), without a derivative, as `jax.lax.stop_gradient` makes it.
+      gradient: (z, *operands) to the objective's gradient by z, (..., k).
+      solve: (z, v, times, *operands) to :math:`H^{-1} v`, (..., k), linear in v; `times` maps u,
+        (..., k), to H u. Must not close over traced values.
+      *operands: theta, arrays.
+    """
+    # A user's loss may close over traced values: they are operands too.
+    gradient, constants = hoisted(gradient, minimiser, *operands)
+
+    @jax.custom_jvp
+    def attach(z: jax.Array, constants: Any, *theta: Any) -> jax.Array:
+        del constants, theta
+        return z
+
+    @attach.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        _, constants, *theta = primals
+        z = attach(*primals)  # with its derivative, for second ones
+
+        def slope(constants: Any, *theta: Any) -> jax.Array:
+            return gradient(z, *theta, constants)
+
+        def times(u: jax.Array) -> jax.Array:
+            return jax.jvp(lambda z: gradient(z, *theta, constants), (z,), (u,))[1]
+
+        moved = jax.jvp(slope, primals[1:], tangents[1:])[1]
+        return z, -solve(z, moved, times, *theta)
+
+    return attach(minimiser, constants, *operands)

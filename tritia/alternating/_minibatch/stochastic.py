@@ -26,7 +26,7 @@ from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import Loss, LossName
 from tritia.alternating._minibatch import layer_grams as grams, targets as block_targets
-from tritia.alternating._network import Network, find_layers, layers_of, like_params
+from tritia.alternating._network import Network, check_dtypes, find_layers, layers_of, like_params
 from tritia.inertia import Inertia, triple_inertia
 from tritia.layerwise import InputGramState
 from tritia.layerwise._damped_inverse import Inverse, times_columns, times_rows
@@ -297,7 +297,26 @@ def stochastic_tiam(
         )
 
     block_step = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return block_step if inertia is None else triple_inertia(block_step, **inertia._asdict())
+    return block_step if inertia is None else _with_inertia(block_step, inertia)
+
+
+def _with_inertia(
+    block_step: optax.GradientTransformationExtraArgs, inertia: Inertia
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps the step in its inertia, which leaves out integers: they are refused before it."""
+    inertial = triple_inertia(block_step, **inertia._asdict())
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        check_dtypes(params, NAME)
+        return inertial.init(params)
+
+    def update_fn(
+        updates: Any, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        check_dtypes(params, NAME)
+        return inertial.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _kernel_step(inverse: Inverse, a: jax.Array, moves: jax.Array, axes: Axes) -> jax.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,9 @@ from tritia._arguments import (
     check_transform,
     value_at,
 )
+from tritia._derivatives import differentiated_as, hoisted
 from tritia._leaves import passed_through, trained
-from tritia._mesh import beside
+from tritia._mesh import beside, vary, varying_axes
 from tritia._trees import Tree, constant_like, linear_combination, move, select, strong, times
 from tritia.gradient_flow._runge_kutta.gradients import (
     GradFn,
@@ -80,6 +81,15 @@ class _Try(NamedTuple):
     offset: Tree  # the step over the learning rate
 
 
+class _Step(NamedTuple):
+    """What the tries of one update have in common."""
+
+    params: optax.Params
+    slope: Tree
+    tolerances: tuple[jax.Array, jax.Array]
+    constants: Sequence[Any]  # of the function that returns the slopes
+
+
 class _Pair(NamedTuple):
     """An embedded pair in floats."""
 
@@ -130,9 +140,10 @@ def adaptive_runge_kutta(
     a `grad_fn` of the mean loss over all k of them: one of the last minibatch alone mixes two
     losses in a step, and the error estimate measures their difference.
 
-    Forward-mode differentiation goes through an update (`jax.jvp`, `jax.jacfwd`), reverse mode does
-    not: how many tries there are is not known beforehand. For hyperparameter gradients in reverse
-    mode take a method with steps of fixed size.
+    Updates can be differentiated in forward and in reverse mode, through the choice of step sizes
+    too. Both compute each try twice or more often and go through all `max_rejections` tries, most
+    of them skipped; under `jax.vmap` none is. Within `jax.shard_map`, where params vary over an
+    axis, reverse mode needs a `grad_fn` that closes over nothing else than arrays which vary too.
 
     Tolerances refer to the params' own dtype: where rtol is near its rounding (1e-6 for float32,
     1e-2 for bfloat16) the estimate is noise and steps stop growing. The global error is
@@ -238,6 +249,7 @@ def adaptive_runge_kutta(
         relative, absolute, longest = (
             jnp.asarray(value_at(x, state.count), dtype) for x in (rtol, atol, max_learning_rate)
         )
+        tolerances = (relative, absolute)
         norm = functools.partial(scaled_norm, rtol=relative, atol=absolute)
         slope, field_state = field.update(updates, state.preconditioner_state, params, **extra)
 
@@ -245,12 +257,16 @@ def adaptive_runge_kutta(
             gradients = evaluate(grad_fn, point, whole)
             return field.update(gradients, state.preconditioner_state, point, **extra)[0]
 
+        # What grad_fn closes over must be an argument to be differentiated.
+        field_at, constants = hoisted(slope_at, params)
         speed = norm(slope, params)
         finite = jnp.isfinite(speed)
         h = jax.lax.cond(
             (state.next_learning_rate > 0) | ~finite,
             lambda: state.next_learning_rate + constant_like(0, speed),
-            lambda: initial_step_size(params, slope, slope_at, norm, pair.order),
+            lambda: initial_step_size(
+                params, slope, lambda point: field_at(point, constants), norm, pair.order
+            ),
         )
         begin = _Try(
             learning_rate=jnp.minimum(h, longest),
@@ -260,11 +276,17 @@ def adaptive_runge_kutta(
             error_norm=constant_like(jnp.inf, speed),
             offset=combined_zeros(params, slope),
         )
-        end = jax.lax.while_loop(
-            lambda carry: ~carry.accepted & (carry.tries < max_rejections),
-            lambda carry: _one_try(pair, carry, params, slope, slope_at, norm),
-            begin,
+        try_once = functools.partial(_one_try, pair, field_at)
+        # Sums over devices, which differ in their tries, are taken outside of the loop.
+        axes = varying_axes(begin)
+        varied = vary((params, slope, tolerances), axes)
+        step = _Step(varied[0], varied[1], varied[2], constants)
+        reversible = all(
+            varying_axes(leaf) >= axes
+            for leaf in constants
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         )
+        end = _until_accepted(try_once, max_rejections, reversible)(begin, step)
         step = jax.tree.map(
             lambda p, o: jnp.where(end.accepted, -times(end.learning_rate, o), 0).astype(p.dtype),
             params,
@@ -299,26 +321,73 @@ def _embedded_pair(scheme: Any) -> _Pair:
     )
 
 
+def _until_accepted(
+    try_once: Callable[[_Try, _Step], _Try], max_rejections: int, reversible: bool
+) -> Callable[[_Try, _Step], _Try]:
+    """Returns the loop over tries, with derivatives in forward and, if wanted, in reverse mode."""
+
+    def open_loop(begin: _Try, step: _Step) -> _Try:
+        return jax.lax.while_loop(
+            lambda carry: ~carry.accepted & (carry.tries < max_rejections),
+            lambda carry: try_once(carry, step),
+            begin,
+        )
+
+    def bounded_loop(begin: _Try, step: _Step) -> _Try:
+        """The same, reversible. Keeps step sizes alone, and takes the accepted step once more."""
+        fixed = jax.lax.stop_gradient(step)
+
+        def again(carry: _Try) -> _Try:
+            tried = try_once(jax.lax.stop_gradient(carry), fixed)
+            # No derivative goes through an error that is infinite or 0: it would be NaN.
+            smooth = jnp.isfinite(tried.error_norm) & (tried.error_norm > 0)
+            factor = tried.learning_rate / jax.lax.stop_gradient(carry.learning_rate)
+            return jax.lax.cond(
+                smooth,
+                lambda carry: try_once(carry, step)._replace(offset=carry.offset),
+                lambda carry: tried._replace(
+                    learning_rate=factor * carry.learning_rate, offset=carry.offset
+                ),
+                carry,
+            )
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def advance(carry: _Try, _: None) -> tuple[_Try, None]:
+            going = ~carry.accepted & (carry.tries < max_rejections)
+            return jax.lax.cond(going, again, lambda carry: carry, carry), None
+
+        bare = begin._replace(offset=())
+        end, _ = jax.lax.scan(advance, bare, length=max_rejections)
+        offset = jax.lax.cond(
+            end.accepted,
+            lambda end: try_once(end, step).offset,
+            lambda _: begin.offset,
+            end,
+        )
+        return end._replace(offset=offset)
+
+    return differentiated_as(bounded_loop, open_loop) if reversible else open_loop
+
+
 def _one_try(
     pair: _Pair,
+    slope_at: Callable[[optax.Params, Sequence[Any]], Tree],
     carry: _Try,
-    params: optax.Params,
-    slope: Tree,
-    slope_at: Callable[[optax.Params], Tree],
-    norm: Callable[..., jax.Array],
+    step: _Step,
 ) -> _Try:
     """Takes the step and estimates its error; a rejected one is to be tried again, shorter."""
     h = carry.learning_rate
-    slopes = [slope]
+    params, slopes = step.params, [step.slope]
+    relative, absolute = step.tolerances
 
     def combine(weights: list[float]) -> Tree:
         return linear_combination(params, list(zip(weights, slopes, strict=True)))
 
     for row in pair.a[1:]:
-        slopes.append(slope_at(move(params, h, combine(row))))
+        slopes.append(slope_at(move(params, h, combine(row)), step.constants))
     offset = combine(pair.b)
     error = jax.tree.map(lambda e: times(h, e), combine(pair.error))
-    error_norm = norm(error, params, move(params, h, offset))
+    error_norm = scaled_norm(error, params, move(params, h, offset), rtol=relative, atol=absolute)
     accepted = error_norm <= 1
     return _Try(
         learning_rate=jnp.where(accepted, h, h * retry_factor(error_norm, pair.order)),
