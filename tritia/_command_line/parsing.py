@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +33,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the error under the name of the command that is parsed."""
         raise ParseError(message, self.prog)
+
+
+_ARGUMENT = re.compile("`([a-z][a-z_]*)`")
+
+
+def as_options(message: object) -> str:
+    """Writes a message of the library, which names arguments in backticks, with their options."""
+    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), str(message))
 
 
 def names(text: str) -> tuple[str, ...]:
