@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tritia._command_line.main import main
-from tritia._compare import checkpoints, experiment, training, tuning
+from tritia._compare import checkpoints, training, tuning
+from tritia._compare.request import resolve
 
 # noisy_sgd keeps a random key; triple_inertia_sgd is evaluated elsewhere than at its params.
 NAMES = "sgd,noisy_sgd,triple_inertia_sgd"
@@ -251,7 +252,7 @@ def test_what_holds_no_report_is_refused(out, tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_resolved_is_the_same_request_as_before(out):
-    request = experiment.resolve({"out": out})
+    request = resolve({"out": out})
     assert (request.label, request.seeds, request.optimizers) == ("wine", 2, ("sgd", "noisy_sgd"))
-    more = experiment.resolve({"out": out, "optimizers": ("adam", "sgd")})
+    more = resolve({"out": out, "optimizers": ("adam", "sgd")})
     assert more.optimizers == ("sgd", "noisy_sgd", "adam")

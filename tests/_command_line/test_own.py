@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tritia._command_line.main import main
 from tritia._compare import records
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 MODULE = """
 import optax
@@ -215,3 +219,51 @@ def test_tensorboard_says_what_it_needs(here, capsys, monkeypatch):
     line = refused(capsys, [*COMPARE, "--tensorboard", "board"])
     assert 'pip install "tritia[tensorboard]"' in line
     assert 'pip install ".[tensorboard]"' in line
+
+
+class Wandb(types.ModuleType):
+    """Stands for wandb: `init` returns a run with `log`, as in its documentation."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.logged = {}
+
+    def init(self, *, group, name, config, reinit):
+        assert reinit == "create_new"  # several runs at once
+        figures = self.logged[name] = {"group": group, "config": config}
+        return types.SimpleNamespace(log=lambda metrics, step: figures.update({step: metrics}))
+
+
+class Mlflow(types.ModuleType):
+    """Stands for mlflow: a client with `create_run`, `log_param` and `log_metric`."""
+
+    def __init__(self):
+        super().__init__("mlflow")
+        self.logged = {}
+
+    def MlflowClient(self):
+        return self
+
+    def create_run(self, experiment_id, run_name):
+        self.logged[run_name] = {}
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_name))
+
+    def log_param(self, run_id, key, value):
+        self.logged[run_id].setdefault("config", {})[key] = value
+
+    def log_metric(self, run_id, key, value, step):
+        self.logged[run_id].setdefault(step, {})[key] = value
+
+
+@pytest.mark.parametrize("module", [Wandb(), Mlflow()], ids=["wandb", "mlflow"])
+def test_the_examples_log_what_metrics_csv_holds(here, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    assert main([*COMPARE, "--callback", f"log_to_{module.__name__}:log"]) == 0
+    sys.modules.pop(f"log_to_{module.__name__}")
+    rows = rows_of(here / "tritia-compare" / "rows" / "metrics.csv")
+    assert len(module.logged) == 2 * 2
+    for row in rows:
+        run = module.logged[f"{row['optimizer']} {row['seed']}"]
+        assert run[int(row["epoch"])]["test_metric"] == float(row["test_metric"])
+        assert set(run["config"]) == {"learning_rate"}

@@ -18,9 +18,10 @@ from tritia._command_line.screen import complain, output, printable
 from tritia._compare import experiment, folder, report
 from tritia._compare.datasets import DESCRIPTIONS
 from tritia._compare.errors import UsageError
-from tritia._compare.experiment import Comparison, Request
+from tritia._compare.experiment import Comparison
 from tritia._compare.optimizers import OPTIMIZERS
 from tritia._compare.records import Listener
+from tritia._compare.request import Request, resolve
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
@@ -92,7 +93,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         for name, value in vars(arguments).items()
         if value is not None and name not in apart
     }
-    return experiment.resolve(given)
+    return resolve(given)
 
 
 def _train(comparison: Comparison, screen: Console, listeners: Sequence[Listener]) -> None:

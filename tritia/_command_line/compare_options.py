@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritia._command_line import parsing, shared_options
 
 if TYPE_CHECKING:
-    from tritia._compare.experiment import Request
+    from tritia._compare.request import Request
 
 
 def add(commands: Any) -> None:

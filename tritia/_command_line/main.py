@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen.complain(error.command, error)
         return 2
     except UsageError as error:
-        screen.complain(command, as_options(error))
+        screen.complain(command, as_options(error, command))
         return 2
     except KeyboardInterrupt:
         screen.complain(command, "interrupted before anything was started")

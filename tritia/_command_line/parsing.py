@@ -38,9 +38,24 @@ class Parser(argparse.ArgumentParser):
 _ARGUMENT = re.compile("`([a-z][a-z_]*)`")
 
 
-def as_options(message: object) -> str:
-    """Writes a message of the library, which names arguments in backticks, with their options."""
-    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), str(message))
+def as_options(message: object, command: str) -> str:
+    """Writes a message of the library, which names arguments in backticks, with their options.
+
+    Args:
+      message: of the library.
+      command: whose options they are, such as "tritia sweep".
+
+    Returns:
+      The message with --out, say, in the place of `` `out` ``.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name = found[1]
+        # The folder of `tritia report` is no option.
+        positional = name == "out" and command == "tritia report"
+        return "DIR" if positional else "--" + name.replace("_", "-")
+
+    return _ARGUMENT.sub(option, str(message))
 
 
 def names(text: str) -> tuple[str, ...]:

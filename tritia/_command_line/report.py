@@ -12,6 +12,7 @@ from tritia._command_line.failures import report_failure
 from tritia._command_line.screen import complain
 from tritia._compare import experiment, folder, records, results
 from tritia._compare.errors import UsageError
+from tritia._compare.request import resolve
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not (out / folder.CONFIG).exists() or not (out / results.FINISHED).exists():
         raise UsageError(f"{out} holds no results of tritia compare")
     drawing = {"out": out, "x_axis": arguments.x_axis, "goal": arguments.goal}
-    request = experiment.resolve({k: v for k, v in drawing.items() if v is not None})
+    request = resolve({k: v for k, v in drawing.items() if v is not None})
     try:
         with own_code.listeners(arguments, request.seeds) as listeners, folder.hold(out):
             with Console(stderr=True).status("loading data"):

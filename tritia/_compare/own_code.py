@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def find(argument: str, spec: str) -> Callable[..., Any]:
                 f"`{argument}` {spec}: there is no module {module_name!r}, neither in the current"
                 " directory nor installed"
             ) from None
-        raise UsageError(f"`{argument}` {spec}: {module_name} fails ({error})") from error
+        raise UsageError(f"`{argument}` {spec}: {module_name} fails ({_said(error)})") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"`{argument}` {spec}: {module_name} fails ({_said(error)})") from error
     for part in name.split("."):
@@ -69,7 +71,7 @@ def optimizer(spec: str) -> tuple[str, Optimizer]:
     Args:
       spec: `module:factory`; `factory(learning_rate)` returns an `optax.GradientTransformation`.
         The learning rate may be traced. A transformation with extra arguments is passed `grad_fn`,
-        `value`, `grad` and `value_fn`.
+        `value`, `grad` and `value_fn`. What is evaluated are the params that it updates.
 
     Returns:
       The factory's name, and the `Optimizer`.
@@ -169,4 +171,15 @@ def _source(factory: Callable[..., Any]) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """The error, and the line of the user's own code in which it was raised."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    installed = sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), _LIBRARY
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*installed, "<"))
+    ]
+    return f"{words}, {Path(own[-1].filename).name} line {own[-1].lineno}" if own else words
+
+
+_LIBRARY = str(Path(__file__).parents[1])
