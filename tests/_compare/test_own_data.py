@@ -122,6 +122,10 @@ def test_every_kind_of_file_holds_the_same(tmp_path):
     }
     TABLE.to_csv(tmp_path / "numbered.csv")  # with row numbers, in a column without a name
     others["numbered"] = tmp_path / "numbered.csv"
+    others["commas"] = write(tmp_path, name="commas.csv", sep=";", decimal=",")
+    others["old"] = write(tmp_path, name="old.csv", lineterminator="\r")
+    (tmp_path / "spaces.csv").write_text((tmp_path / "table.csv").read_text().replace(",", ", "))
+    others["spaces"] = tmp_path / "spaces.csv"
     for name, path in others.items():
         dataset = own_data.load(path, "bought")
         np.testing.assert_allclose(dataset.inputs, from_csv.inputs, rtol=1e-5, err_msg=name)
@@ -157,22 +161,18 @@ def some(value, count=1):
         (TABLE.head(9), {}, "has 9 rows; at least 10"),
         (TABLE.head(0), {}, "has no rows"),
         (changed(bought="yes"), {}, "one class only, 'yes'"),
-        (changed(bought=["odd", *["yes"] * 30, *["no"] * 29]), {}, "class 'odd' .* has 1 rows"),
+        (changed(bought=["odd", *["yes"] * 30, *["no"] * 29]), {}, "class 'odd' .* has 1 row;"),
         (changed(bought=[None, *["yes"] * 30, *["no"] * 29]), {}, "missing in 1 of 60 .* row 1;"),
         (changed(bought=2.5), {"task": "regression"}, "is the same in every row"),
         (changed(age=some("old", 3)), {}, "'age' .* text among numbers: 'old' in row 1"),
         (changed(bought=some("many", 3)), {}, "'bought' .* text among numbers: 'many' in row 1"),
         (changed(age=some("inf", 3)), {}, "'age' .* is infinite in 3 of 60 rows, first in row 1"),
         (changed(age=np.nan), {}, "column 'age' of .* is empty"),
-        (changed(name=[f"n{i}" for i in range(ROWS)]), {}, None),
+        (changed(name=[f"n{i % 31}" for i in range(ROWS)]), {}, "31 .* such as 'n0'; of 60 .* 30"),
     ],
 )
 def test_columns_that_cannot_be_used_are_refused(tmp_path, table, options, words):
     path = write(tmp_path, table)
-    if words is None:  # up to a hundred names are categories, no more
-        assert own_data.load(path, "bought").inputs.shape[1] == 3 + 3 + ROWS
-        path = write(tmp_path, pandas.concat([table, table.assign(name=table["name"] + "x")]))
-        words = "'name' .* has 120 different values, such as 'n0'; at most 100"
     with pytest.raises(UsageError, match=words) as caught:
         own_data.load(path, **{"target": "bought", **options})
     assert "\n" not in str(caught.value)
@@ -233,5 +233,5 @@ def test_files_that_are_none_are_refused(tmp_path):
 def test_dates_are_refused(tmp_path):
     table = changed(when=pandas.date_range("2020-01-01", periods=ROWS))
     table.to_parquet(tmp_path / "table.parquet")
-    with pytest.raises(UsageError, match=r"'when' .* holds datetime64.*`drop` leaves it out"):
+    with pytest.raises(UsageError, match=r"'when' .* holds Timestamp.*`drop` leaves it out"):
         own_data.load(tmp_path / "table.parquet", "bought")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import numbers
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,11 +69,21 @@ def _csv(path: Path, content: bytes) -> Columns:
         ) from None
     if "\0" in text:
         raise UsageError(f"{path} is not text: it holds NUL characters")
-    head = text.lstrip("\r\n").partition("\n")[0]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    head = text.lstrip("\n").partition("\n")[0]
     separator = max(_SEPARATORS, key=head.count)
     _check_rows(path, text, separator)
+    # Where semicolons stand between cells, a comma may stand before the decimals.
+    decimal = "," if separator == ";" and not re.search(r"\d\.\d", text) else "."
     try:
-        table = pandas.read_csv(io.StringIO(text), sep=separator, index_col=False, low_memory=False)
+        table = pandas.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            index_col=False,
+            skipinitialspace=True,
+            decimal=decimal,
+            low_memory=False,
+        )
     except (ValueError, OverflowError) as error:  # ParserError is a ValueError
         raise UsageError(f"{path} cannot be read as CSV ({_reason(error)})") from None
     return _frame(path, table)
@@ -80,13 +92,13 @@ def _csv(path: Path, content: bytes) -> Columns:
 def _check_rows(path: Path, text: str, separator: str) -> None:
     """Refuses what pandas would take: rows that are too short, and a file without names."""
     names: list[str] | None = None
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     try:
         for row in reader:
             if not row:
                 continue
             if names is None:
-                names = row
+                names = [name.strip() for name in row]
             elif len(row) != len(names):
                 raise UsageError(
                     f"{path}: line {reader.line_num} has {len(row)} fields, the header has"
@@ -129,23 +141,28 @@ def _frame(path: Path, table: pandas.DataFrame) -> Columns:
 
     columns: dict[str, np.ndarray] = {}
     for name in table.columns:
-        values, text = table[name], str(name)
+        values, text = table[name], str(name).strip()
         if text.startswith("Unnamed: "):  # the row numbers that pandas writes into a CSV file
             continue
         if text in columns or getattr(values, "ndim", 1) != 1:
             raise UsageError(f"{path} has two columns {text!r}")
-        if types.is_complex_dtype(values) or types.is_datetime64_any_dtype(values):
-            raise UsageError(
-                f"column {text!r} of {path} holds {values.dtype}, neither numbers nor text; `drop`"
-                " leaves it out"
-            )
+        if types.is_complex_dtype(values):
+            raise _unusable(path, text, values.dtype)
         if types.is_numeric_dtype(values):  # booleans too
             columns[text] = values.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            objects = values.astype(object)
-            missing = values.isna().to_numpy()
-            columns[text] = _texts(objects.to_numpy(), missing)
+            objects, missing = values.astype(object).to_numpy(), values.isna().to_numpy()
+            for value in objects[~missing]:
+                if not isinstance(value, (str, numbers.Number)):  # dates, lists, bytes
+                    raise _unusable(path, text, type(value).__name__)
+            columns[text] = _texts(objects, missing)
     return columns
+
+
+def _unusable(path: Path, name: str, kind: Any) -> UsageError:
+    return UsageError(
+        f"column {name!r} of {path} holds {kind}, neither numbers nor text; `drop` leaves it out"
+    )
 
 
 def _npz(path: Path, content: bytes) -> Columns:

@@ -19,7 +19,7 @@ from tritia._compare.datasets import Dataset, Task
 from tritia._compare.errors import UsageError, unknown
 
 MOST_CATEGORIES = 100
-"""Of one column: more are names or numbers rather than categories."""
+"""Of one column, and half as many as rows: more are names or numbers rather than categories."""
 
 _MOST_WHOLE_CLASSES = 20
 _FEWEST_ROWS, _FEWEST_OF_A_CLASS = 10, 3
@@ -109,11 +109,12 @@ def _features(path: Path, name: str, values: np.ndarray, as_category: bool) -> _
     different = sorted({text for text in texts if text is not None})
     if not different:
         raise UsageError(f"column {name!r} of {path} is empty; `drop` leaves it out")
-    if len(different) > MOST_CATEGORIES:
+    most = min(MOST_CATEGORIES, len(texts) // 2)
+    if len(different) > most:
         raise UsageError(
             f"column {name!r} of {path} has {len(different)} different values, such as"
-            f" {_shown(different[0])}; at most {MOST_CATEGORIES} are taken for categories: `drop`"
-            " leaves it out"
+            f" {_shown(different[0])}; of {len(texts)} rows at most {most} are taken for"
+            " categories: `drop` leaves it out"
         )
     from sklearn.preprocessing import OneHotEncoder
 
@@ -159,7 +160,7 @@ def _targets(
     if counts.min() < _FEWEST_OF_A_CLASS:
         raise UsageError(
             f"class {_shown(classes[counts.argmin()])} of the target {name!r} of {path} has"
-            f" {counts.min()} rows; at least {_FEWEST_OF_A_CLASS} are needed, to train, to validate"
+            f" {counts.min()} row{'s' if counts.min() > 1 else ''}; at least {_FEWEST_OF_A_CLASS} are needed, to train, to validate"
             " and to test"
         )
     words = f"predicts {name} (classification, {len(classes)} classes{how})"
