@@ -235,3 +235,6 @@ def test_dates_are_refused(tmp_path):
     table.to_parquet(tmp_path / "table.parquet")
     with pytest.raises(UsageError, match=r"'when' .* holds Timestamp.*`drop` leaves it out"):
         own_data.load(tmp_path / "table.parquet", "bought")
+    assert own_data.load(tmp_path / "table.parquet", "bought", drop=["when"]).inputs.any()
+    np.savez(tmp_path / "table.npz", y=AGE, z=AGE * 1j, x=AGE)
+    assert own_data.load(tmp_path / "table.npz", "y", drop=["z"]).inputs.shape == (ROWS, 1)

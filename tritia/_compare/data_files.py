@@ -8,7 +8,7 @@ import io
 import numbers
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,12 @@ _MOST_BYTES = 2**31
 _SEPARATORS = ",;\t"
 
 
-def read(path: Path) -> Columns:
+def read(path: Path, unread: Collection[str] = ()) -> Columns:
     """Reads a file by the ending of its name.
 
     Args:
       path: a .csv, .tsv, .parquet or .npz file.
+      unread: columns that may hold anything; zeros stand for what they hold.
 
     Returns:
       Its `Columns`, all of the same number of rows, at least one.
@@ -52,13 +53,13 @@ def read(path: Path) -> Columns:
         raise UsageError(f"{path} cannot be read ({error.strerror or error})") from None
     if not content:
         raise UsageError(f"{path} is empty")
-    columns = reader(path, content)
+    columns = reader(path, content, unread)
     if not columns or not len(next(iter(columns.values()))):
         raise UsageError(f"{path} has no rows")
     return columns
 
 
-def _csv(path: Path, content: bytes) -> Columns:
+def _csv(path: Path, content: bytes, unread: Collection[str]) -> Columns:
     pandas = _pandas()
     try:
         text = content.decode("utf-8-sig")
@@ -86,7 +87,7 @@ def _csv(path: Path, content: bytes) -> Columns:
         )
     except (ValueError, OverflowError) as error:  # ParserError is a ValueError
         raise UsageError(f"{path} cannot be read as CSV ({_reason(error)})") from None
-    return _frame(path, table)
+    return _frame(path, table, unread)
 
 
 def _check_rows(path: Path, text: str, separator: str) -> None:
@@ -117,7 +118,7 @@ def _check_rows(path: Path, text: str, separator: str) -> None:
             raise UsageError(f"{path} has two columns {name!r}")
 
 
-def _parquet(path: Path, content: bytes) -> Columns:
+def _parquet(path: Path, content: bytes, unread: Collection[str]) -> Columns:
     pandas = _pandas()
     if importlib.util.find_spec("pyarrow") is None:
         raise UsageError(f"{path}: Parquet files need pip install pyarrow")
@@ -125,7 +126,7 @@ def _parquet(path: Path, content: bytes) -> Columns:
         table = pandas.read_parquet(io.BytesIO(content), engine="pyarrow")
     except Exception as error:  # A damaged file can fail in any way.
         raise UsageError(f"{path} cannot be read as Parquet ({_reason(error)})") from None
-    return _frame(path, table)
+    return _frame(path, table, unread)
 
 
 def _pandas() -> Any:
@@ -136,7 +137,7 @@ def _pandas() -> Any:
     return pandas
 
 
-def _frame(path: Path, table: pandas.DataFrame) -> Columns:
+def _frame(path: Path, table: pandas.DataFrame, unread: Collection[str]) -> Columns:
     from pandas.api import types
 
     columns: dict[str, np.ndarray] = {}
@@ -146,6 +147,9 @@ def _frame(path: Path, table: pandas.DataFrame) -> Columns:
             continue
         if text in columns or getattr(values, "ndim", 1) != 1:
             raise UsageError(f"{path} has two columns {text!r}")
+        if text in unread:
+            columns[text] = np.zeros(len(table))
+            continue
         if types.is_complex_dtype(values):
             raise _unusable(path, text, values.dtype)
         if types.is_numeric_dtype(values):  # booleans too
@@ -165,7 +169,7 @@ def _unusable(path: Path, name: str, kind: Any) -> UsageError:
     )
 
 
-def _npz(path: Path, content: bytes) -> Columns:
+def _npz(path: Path, content: bytes, unread: Collection[str]) -> Columns:
     columns: dict[str, np.ndarray] = {}
     rows: dict[str, int] = {}
     try:
@@ -178,7 +182,9 @@ def _npz(path: Path, content: bytes) -> Columns:
                 found = arrays[name]
                 if not found.ndim:
                     raise UsageError(f"{path}: array {name!r} is a single value, not rows")
-                columns[name] = _array(path, name, found)
+                columns[name] = (
+                    np.zeros(len(found)) if name in unread else _array(path, name, found)
+                )
                 rows[name] = len(found)
     except UsageError:
         raise
@@ -238,7 +244,7 @@ def _some(names: list[str]) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-_READERS: dict[str, Callable[[Path, bytes], Columns]] = {
+_READERS: dict[str, Callable[[Path, bytes, Collection[str]], Columns]] = {
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,

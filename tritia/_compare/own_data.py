@@ -50,7 +50,7 @@ def load(
       UsageError: the file can't be read, a column is not there, or what a column holds can't be
         learnt from or predicted.
     """
-    columns = dict(data_files.read(path))
+    columns = dict(data_files.read(path, drop))
     for argument, names in (("target", (target,)), ("drop", drop), ("categories", categories)):
         for name in names:
             if name not in columns:
@@ -160,8 +160,8 @@ def _targets(
     if counts.min() < _FEWEST_OF_A_CLASS:
         raise UsageError(
             f"class {_shown(classes[counts.argmin()])} of the target {name!r} of {path} has"
-            f" {counts.min()} row{'s' if counts.min() > 1 else ''}; at least {_FEWEST_OF_A_CLASS} are needed, to train, to validate"
-            " and to test"
+            f" {counts.min()} row{'s' if counts.min() > 1 else ''}; at least"
+            f" {_FEWEST_OF_A_CLASS} are needed, to train, to validate and to test"
         )
     words = f"predicts {name} (classification, {len(classes)} classes{how})"
     return numbers.reshape(-1).astype(np.int32), [str(name) for name in classes], words
