@@ -69,7 +69,7 @@ def load(
         block = _features(path, name, values, name in categories)
         blocks.append(block.columns)
         told.append(block)
-    if not blocks:
+    if not sum(block.shape[1] for block in blocks):
         raise UsageError(f"{path} has no columns besides {target!r} to learn from")
     inputs = np.hstack(blocks).astype(np.float32)
     missing = int(np.isnan(inputs).sum())
