@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from tritia._command_line import interrupt
+from tritia._command_line import interrupt, own_code, tables
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
 from tritia._command_line.screen import complain, output, printable
-from tritia._command_line.tables import show
 from tritia._compare import experiment, folder, report
-from tritia._compare.datasets import DATASETS, DESCRIPTIONS
+from tritia._compare.datasets import DESCRIPTIONS
 from tritia._compare.errors import UsageError
-from tritia._compare.experiment import Comparison, Request
-from tritia._compare.optimizers import OPTIMIZERS, look_up, unknown
+from tritia._compare.experiment import Comparison
+from tritia._compare.optimizers import OPTIMIZERS
+from tritia._compare.records import Listener
+from tritia._compare.request import Request, resolve
+
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,18 +42,19 @@ def run(arguments: argparse.Namespace) -> int:
         with output():
             _list()
         return 0
+    own_code.import_from_here()
     request = _request(arguments)
     interrupt.say(lambda: f"tritia compare: {_interrupted(request, None)}")
     try:
-        with folder.hold(request.out):
-            return _compare(request)
+        with own_code.listeners(arguments, request.seeds) as listeners, folder.hold(request.out):
+            return _compare(request, listeners)
     except UsageError:
         raise
     except Exception as error:
         return report_failure("tritia compare", request.out, error)
 
 
-def _compare(request: Request) -> int:
+def _compare(request: Request, listeners: Sequence[Listener]) -> int:
     screen = Console(stderr=True)
     comparison = None
     try:
@@ -58,12 +64,14 @@ def _compare(request: Request) -> int:
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
-                screen.print(_resumed(comparison), highlight=False, markup=False, soft_wrap=True)
-            _train(comparison, screen)
+                screen.print(_resumed(comparison), **_PLAIN)
+            if request.data is not None:
+                screen.print(comparison.bench.dataset.source, **_PLAIN)
+            _train(comparison, screen, listeners)
     except KeyboardInterrupt:
         complain("tritia compare", _interrupted(request, comparison))
         return 130
-    _show(comparison)
+    show(comparison)
     return 0
 
 
@@ -79,22 +87,16 @@ def _list() -> None:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    if arguments.learning_rate is not None and arguments.tune is None:
-        raise UsageError("--learning-rate goes with --no-tune: otherwise it is tuned")
+    apart = ("subcommand", "list", "tensorboard", "callback")
     given = {
-        name: value
+        name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(arguments).items()
-        if value is not None and name not in ("subcommand", "list")
+        if value is not None and name not in apart
     }
-    dataset = given.get("dataset", Request.dataset)
-    request = Request(**{"out": Request.out / dataset, **given})
-    if dataset not in DATASETS:
-        raise UsageError(unknown("data set", dataset, DATASETS))
-    look_up(request.optimizers)
-    return request
+    return resolve(given)
 
 
-def _train(comparison: Comparison, screen: Console) -> None:
+def _train(comparison: Comparison, screen: Console, listeners: Sequence[Listener]) -> None:
     columns = (
         TextColumn("{task.description:32}"),
         BarColumn(),
@@ -111,24 +113,41 @@ def _train(comparison: Comparison, screen: Console) -> None:
             total = max(total, int(current) + (0 if doing == "timing" else 1))
             bar.update(task, description=doing, completed=current, total=total)
 
-        experiment.run(comparison, advance)
+        experiment.run(comparison, advance, listeners)
 
 
 def _finished(comparison: Comparison) -> str:
     trained = list(comparison.curves)
-    tuned = [name for name in comparison.tunings if name not in comparison.curves]
+    tuned = [n for n in comparison.tunings if n not in {**comparison.curves, **comparison.begun}]
     parts = []
     if trained:
         parts.append(f"{', '.join(trained)} (trained)")
+    if comparison.begun:
+        parts.append(f"{', '.join(comparison.begun)} (trained in part)")
     if tuned:
         parts.append(f"{', '.join(tuned)} ({'tuned' if comparison.request.tune else 'set up'})")
     return " and ".join(parts) or "nothing yet"
 
 
 def _resumed(comparison: Comparison) -> str:
+    request = comparison.request
     left = len(comparison.optimizers) - len(comparison.curves)
     what = "all of it is there" if left == 0 else f"{left} still to train"
-    return f"Going on with {printable(comparison.request.out)}: {_finished(comparison)}; {what}."
+    words = (
+        f"Going on with {printable(request.out)}: {_scale(request)}; {_finished(comparison)};"
+        f" {what}."
+    )
+    if comparison.anew:
+        words += (
+            f" {', '.join(comparison.anew)}: from the first epoch again, as there is no checkpoint"
+            " to go on from."
+        )
+    return words
+
+
+def _scale(request: Request) -> str:
+    seeds, epochs = report.count(request.seeds, "seed"), report.count(request.epochs, "epoch")
+    return f"{request.label}, {seeds}, {epochs}"
 
 
 def _interrupted(request: Request, comparison: Comparison | None) -> str:
@@ -136,20 +155,19 @@ def _interrupted(request: Request, comparison: Comparison | None) -> str:
     return f"interrupted. Kept in {request.out}: {kept}. To go on: {command(request)}"
 
 
-def _show(comparison: Comparison) -> None:
+def show(comparison: Comparison) -> None:
+    """Prints what was found."""
     request = comparison.request
     heads, rows = report.table(
         comparison.figures(), comparison.bench.dataset, request.seeds, comparison.target
     )
-    seeds = report.count(request.seeds, "seed")
-    title = f"{request.dataset}, {seeds}, {report.count(request.epochs, 'epoch')}"
-    table = Table(title=title, title_style="bold")
+    table = Table(title=_scale(request), title_style="bold")
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
     outputs = "report.md, metrics.csv, learning_curves.png, config.json"
-    show(
+    tables.show(
         table,
         Text(f"{report.LEGEND}\n", style="dim"),
         Text(f"{comparison.sentences()}\n"),
