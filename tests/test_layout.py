@@ -69,6 +69,7 @@ ORDER = (
     "layerwise",
     "flax",
     "sweeps",
+    "sklearn",
     "_compare",
     "_command_line",
 )
