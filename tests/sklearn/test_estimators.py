@@ -211,8 +211,8 @@ def test_a_lane_of_the_path_is_the_solver_alone():
     y = np.eye(2, dtype=np.float32)[(x[:, 0] > 0).astype(int)]
     training, validation = split(None, 16, 2, 2, np.random.RandomState(0))
     data = Data(x, y, np.ones(16, np.float32), training, validation)
-    lanes = Lanes((5, 4, 2), "softmax_cross_entropy", "tiam", 1)
-    result = train_path(lanes, data, np.array([0.1, 0.5]), rounds=1, updates=1, patience=1, seed=0)
+    lanes = Lanes((5, 4, 2), "softmax_cross_entropy", "tiam")
+    result = train_path(lanes, data, [0.1, 0.5], rounds=1, updates=1, patience=1, seed=0)
     chosen = result.mu
     keys = jax.random.split(jax.random.split(jax.random.key(0), 2)[0], 2)
     params = [

@@ -15,13 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from tritia._arguments import check_choice
 from tritia.sklearn._folds import bucket, split
 from tritia.sklearn._path import Data, Lanes, PathResult, Solver, train_path
-
-SOLVERS = ("auto", "tiam", "stochastic_tiam")
-
-_PATHS: dict[Solver, Sequence[float]] = {
-    "tiam": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "stochastic_tiam": (1e-4, 1e-3, 1e-2, 5e-2),
-}
+from tritia.sklearn._plan import SOLVERS, plan_for, solver_for
 
 
 class _Perceptron(BaseEstimator):
@@ -62,10 +56,10 @@ class _Perceptron(BaseEstimator):
         self._offset, deviation = _standard(x, sample_weight)
         self._scale = _scale(deviation)
         random = check_random_state(self.random_state)
-        self.solver_ = _solver_for(rows, columns) if self.solver == "auto" else self.solver
-        plan = _plan(self.solver_, rows)
+        self.solver_ = solver_for(rows, columns) if self.solver == "auto" else self.solver
+        plan = plan_for(self.solver_, rows)
         training, validation = split(
-            classes, rows, min(plan["folds"], rows), min(plan["parts"], rows), random
+            classes, rows, min(plan.folds, rows), min(plan.parts, rows), random
         )
         length = bucket(rows)
 
@@ -80,13 +74,20 @@ class _Perceptron(BaseEstimator):
             training,
             validation,
         )
+        lanes = Lanes(
+            sizes=(columns, *hidden, targets.shape[1]),
+            loss=loss,
+            solver=self.solver_,
+            batch=plan.batch,
+            learning_rate=plan.learning_rate,
+        )
         result: PathResult = train_path(
-            Lanes((columns, *hidden, targets.shape[1]), loss, self.solver_, plan["batch"]),
+            lanes,
             data,
-            np.array(plan["mus"]),
-            rounds=plan["rounds"],
-            updates=plan["updates"],
-            patience=plan["patience"],
+            plan.mus,
+            rounds=plan.rounds,
+            updates=plan.updates,
+            patience=plan.patience,
             seed=int(random.randint(np.iinfo(np.int32).max)),
         )
         if not np.isfinite(result.losses.min()):
@@ -94,7 +95,7 @@ class _Perceptron(BaseEstimator):
         self.params_ = result.params
         self.mu_ = result.mu
         self.n_iter_ = result.updates
-        self.mus_ = np.array(plan["mus"])
+        self.mus_ = np.array(plan.mus)
         self.validation_losses_ = result.losses
 
     def _outputs(self, x: Any) -> np.ndarray:
@@ -260,24 +261,3 @@ def _standard(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _scale(deviation: np.ndarray) -> np.ndarray:
     """Returns what scales columns to a standard deviation of 1; constant ones stay."""
     return 1 / np.where(deviation > 0, deviation, 1)
-
-
-def _solver_for(rows: int, columns: int) -> Solver:
-    """Chooses by the size: few rows, fewer than the columns, are TIAM's."""
-    return "tiam" if rows < columns and rows <= 500 else "stochastic_tiam"
-
-
-def _plan(solver: Solver, rows: int) -> dict[str, Any]:
-    """How much to train, by the number of rows."""
-    if solver == "tiam":
-        lanes = {"folds": 4, "parts": 4, "batch": 1, "rounds": 10, "updates": 5, "patience": 3}
-        return {**lanes, "mus": _PATHS[solver]}
-    return {
-        "folds": 4,
-        "parts": 4,
-        "batch": 32,
-        "rounds": 20,
-        "updates": 30,
-        "patience": 8,
-        "mus": _PATHS[solver],
-    }

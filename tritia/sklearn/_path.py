@@ -10,6 +10,7 @@ other rows, and nothing is trained again.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,12 +35,14 @@ class Lanes(NamedTuple):
       loss: its name.
       solver: which of the two.
       batch: the rows of a minibatch, for "stochastic_tiam".
+      learning_rate: at the start, for "stochastic_tiam".
     """
 
     sizes: tuple[int, ...]
     loss: str
     solver: Solver
-    batch: int
+    batch: int = 32
+    learning_rate: float = 1.0
 
 
 class Data(NamedTuple):
@@ -86,7 +89,7 @@ class _Carry(NamedTuple):
 def train_path(
     lanes: Lanes,
     data: Data,
-    mus: np.ndarray,
+    mus: Sequence[float],
     *,
     rounds: int,
     updates: int,
@@ -98,18 +101,18 @@ def train_path(
     Args:
       lanes: what shapes the computation.
       data: the table and its folds.
-      mus: (mus,), the weight decays; `mu` of `tritia.tiam`, or of the mean loss of the rows.
+      mus: the weight decays; `mu` of `tritia.tiam`, or of the mean loss of the rows.
       rounds: the most rounds.
       updates: of a round.
       patience: rounds without a lower loss at any decay before it stops.
       seed: of the initial networks and the minibatches.
     """
     keys = jax.random.split(jax.random.key(seed), len(data.training.count))
-    mus = jnp.asarray(mus, jnp.float32)
-    carry = _start(lanes, data.training.rows.shape[1], keys, mus)
+    decays = jnp.asarray(mus, jnp.float32)
+    carry = _start(lanes, data.training.rows.shape[1], keys, decays)
     losses: list[np.ndarray] = []
     for number in range(rounds):
-        carry, loss = _advance(lanes, carry, keys, mus, data, number, updates, rounds * updates)
+        carry, loss = _advance(lanes, carry, keys, decays, data, number, updates, rounds * updates)
         losses.append(np.asarray(loss))
         if number - int(np.argmin(np.min(losses, axis=1))) >= patience:
             break
@@ -198,7 +201,9 @@ def _transform(
 
     # A target step of first order is linear in the learning rate, so that this is a chain.
     block_step = optax.chain(
-        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, inertia=None),  # type: ignore
+        tritia.stochastic_tiam(
+            lanes.learning_rate, loss=lanes.loss, damping=_DAMPING, inertia=None
+        ),  # type: ignore
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale_by_schedule(falling),
     )
