@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from tritia._arguments import check_choice
 from tritia.sklearn._folds import bucket, split
-from tritia.sklearn._path import Data, Lanes, PathResult, Solver, train_path
+from tritia.sklearn._path import Data, Lanes, PathResult, train_path
 from tritia.sklearn._plan import SOLVERS, plan_for, solver_for
 
 

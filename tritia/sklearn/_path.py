@@ -194,16 +194,14 @@ def _transform(
         return tritia.tiam(rows, loss=lanes.loss, mu=mu)  # type: ignore
 
     def falling(count: Any) -> jax.Array:
-        return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total, 1)))
+        return lanes.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total, 1)))
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     # A target step of first order is linear in the learning rate, so that this is a chain.
     block_step = optax.chain(
-        tritia.stochastic_tiam(
-            lanes.learning_rate, loss=lanes.loss, damping=_DAMPING, inertia=None
-        ),  # type: ignore
+        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, inertia=None),  # type: ignore
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale_by_schedule(falling),
     )
