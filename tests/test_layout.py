@@ -69,6 +69,7 @@ ORDER = (
     "alternating",
     "flax",
     "sweeps",
+    "sklearn",
     "_compare",
     "_command_line",
 )

@@ -48,6 +48,14 @@ learning rate: it takes 5 to 50 updates. With many examples minibatches of Adam 
 `coupling="inequality"` hardly moves the hidden layers once eps is small; it is there to reproduce
 published methods, which `dlam`, `mdlam` and `bcd` are.
 
+## Restart
+
+With many rows z and a leave the network: the kernels then fit targets that it cannot reach, and the
+loss of the network stays far above that of the auxiliary variables. `restart=True` starts every
+update from a forward pass, row by row where the objective does not rise by it. In a row that is
+restarted every coupling holds but the output's, which takes the prox of the loss. It helps networks
+of up to three layers, and slows deep ones, whose targets come down by a layer in each pass.
+
 ## Penalties
 
 Mostly, only the ratios of the penalties matter. From the output down, rho and gamma fall by
@@ -65,8 +73,8 @@ compilation), and the same data and weights in the same order at every update. T
 starts z and a from a forward pass and computes the eigendecomposition of the first layer's Gram
 matrix, of size min(num_examples, inputs). Put the solver first in a chain, where `updates` may be
 None; `optax.chain(tritia.tiam(...), optax.scale(0.9))` damps it. Under `optax.inject_hyperparams`
-name num_examples, activation_steps, safeguard and scale_mu in static_args. `tiam_diagnostics` reads
-the objective and more from the state.
+name num_examples, activation_steps, safeguard, restart and scale_mu in static_args.
+`tiam_diagnostics` reads the objective and more from the state.
 
 ## References
 

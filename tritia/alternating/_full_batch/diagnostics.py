@@ -12,6 +12,7 @@ from tritia._trees import find_states
 from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.problem import Method, Rejected
+from tritia.alternating._full_batch.restart import Restart
 
 
 class Diagnostics(NamedTuple):
@@ -29,6 +30,11 @@ class Diagnostics(NamedTuple):
         range or a negative weight makes it False.
       inputs_changed: (), bool: whether any update so far was given other inputs or weights than
         the first. The state belongs to the first ones.
+      network_loss: (), the loss of the outputs that the network itself gives, summed over the rows,
+        with the params that the update was given: far above `loss`, it shows that the auxiliary
+        variables have left the network. () unless `restart` is True, which makes it cheap.
+      restarted: (), the share of rows whose auxiliary variables were restarted from the network; or
+        () likewise.
     """
 
     objective: jax.Array
@@ -38,6 +44,8 @@ class Diagnostics(NamedTuple):
     step_norms: jax.Array
     finite: jax.Array
     inputs_changed: jax.Array
+    network_loss: jax.Array | tuple[()] = ()
+    restarted: jax.Array | tuple[()] = ()
 
 
 def diagnose(
@@ -45,6 +53,7 @@ def diagnose(
     result: BlockPassResult,
     examples: Examples,
     changed: jax.Array,
+    restarted: Restart | None,
 ) -> Diagnostics:
     """Returns the diagnostics of a block pass.
 
@@ -53,6 +62,7 @@ def diagnose(
       result: what the pass returned.
       examples: those of the update.
       changed: (), bool: whether the inputs have changed.
+      restarted: the restart before the pass, or None.
     """
     z, a = result.variables.pre_activations, result.variables.activations
     weights = examples.rows.weights
@@ -68,10 +78,12 @@ def diagnose(
         step_norms=jnp.stack([jnp.linalg.norm(step) for step in result.displacements.kernels]),
         finite=jnp.isfinite(result.objective),
         inputs_changed=changed,
+        network_loss=() if restarted is None else restarted.network_loss,
+        restarted=() if restarted is None else restarted.restarted,
     )
 
 
-def no_diagnostics(depth: int, dtype: jnp.dtype) -> Diagnostics:
+def no_diagnostics(depth: int, dtype: jnp.dtype, restart: bool) -> Diagnostics:
     """Returns the diagnostics of a network of `depth` layers before the first update."""
 
     def zeros(*shape):
@@ -85,6 +97,8 @@ def no_diagnostics(depth: int, dtype: jnp.dtype) -> Diagnostics:
         zeros(depth),
         jnp.ones((), bool),
         jnp.zeros((), bool),
+        zeros() if restart else (),
+        zeros() if restart else (),
     )
 
 
@@ -117,7 +131,5 @@ def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
             f" Got a state of type {type(state).__name__}."
         )
     # Unwrapped: nnx.Optimizer keeps each array in a variable.
-    return jax.tree.unflatten(_STRUCTURE, jax.tree.leaves(found[0]))
-
-
-_STRUCTURE = jax.tree.structure(Diagnostics(0, 0, 0, Rejected(0, 0, 0), 0, 0, 0))  # type: ignore
+    leaves = jax.tree.leaves(found[0])
+    return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])

@@ -78,6 +78,7 @@ class Method:
       block_order: in which order the blocks are visited.
       safeguard: whether an accelerated block that raises the objective is replaced.
       activation_steps: projected gradient steps of an activation block in its box.
+      restart: whether z and a are restarted from a forward pass before each block pass.
     """
 
     activations: tuple[Activation, ...]
@@ -88,6 +89,7 @@ class Method:
     block_order: BlockOrder = "backward"
     safeguard: bool = True
     activation_steps: int = 5
+    restart: bool = False
 
 
 class Displacements(NamedTuple):
@@ -145,17 +147,39 @@ def objective(
       examples: the rows.
       fits: L arrays a_{l-1} W_l + b_l where they are known.
     """
-    kernels, biases, z, a = variables
-    rows = examples.rows
+    kernels, biases, _, a = variables
     if fits is None:
         fits = layer_fits(examples.inputs, a, kernels, biases)
+    z, rows = variables.pre_activations, examples.rows
     loss = rows.sum(method.loss.value(z[-1], examples.targets)[:, None])
-    total = loss
+    total = rows.sum(row_objective(method, numbers, variables, examples, fits)[:, None])
     for layer, kernel in enumerate(kernels):
-        total += 0.5 * numbers.rho[layer] * rows.sum((z[layer] - fits[layer]) ** 2)
         total += 0.5 * numbers.mu[layer] * jnp.sum(kernel**2)
+    return total, loss
+
+
+def row_objective(
+    method: Method,
+    numbers: Numbers,
+    variables: Variables,
+    examples: Examples,
+    fits: Sequence[jax.Array],
+) -> jax.Array:
+    """Returns each row's terms of the objective, (n,): all but the weight decay, unweighted.
+
+    Args:
+      method: holds the activations, the loss and the coupling.
+      numbers: rho and gamma.
+      variables: all blocks.
+      examples: the rows.
+      fits: L arrays a_{l-1} W_l + b_l.
+    """
+    z, a = variables.pre_activations, variables.activations
+    total = method.loss.value(z[-1], examples.targets)
+    for layer, fit in enumerate(fits):
+        total += 0.5 * numbers.rho[layer] * jnp.sum((z[layer] - fit) ** 2, axis=-1)
     if method.coupling == "penalty":
         for layer, activation in enumerate(method.activations):
             gap = a[layer] - activation.value(z[layer])
-            total += 0.5 * numbers.gamma[layer] * rows.sum(gap**2)
-    return total, loss
+            total += 0.5 * numbers.gamma[layer] * jnp.sum(gap**2, axis=-1)
+    return total

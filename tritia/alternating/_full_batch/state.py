@@ -21,6 +21,7 @@ from tritia.alternating._examples import Examples, fingerprint, fingerprint_size
 from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.diagnostics import Diagnostics, diagnose, no_diagnostics
 from tritia.alternating._full_batch.problem import Displacements, Method, Variables, layer_fits
+from tritia.alternating._full_batch.restart import Restart
 from tritia.alternating._network import Network, layers_of, like_params
 
 _REFRESH = 64
@@ -122,7 +123,7 @@ def initial_state(
         tau=jnp.full(depth, _FIRST_TAU, dtype) if kept.tau else (),
         spectrum=spectral,
         fingerprint=jnp.zeros(fingerprint_size(n, sizes[0]), dtype),
-        diagnostics=no_diagnostics(depth, dtype),
+        diagnostics=no_diagnostics(depth, dtype, method.restart),
     )
 
 
@@ -216,6 +217,7 @@ def advance(
     examples: Examples,
     start: Start,
     result: BlockPassResult,
+    restarted: Restart | None,
     place: Callable[[jax.Array], jax.Array],
 ) -> tuple[optax.Updates, TiamState]:
     """Returns the displacement of the params, in the solver's dtype, and the next state.
@@ -229,6 +231,7 @@ def advance(
       examples: as the caller passed them.
       start: what the pass started from.
       result: what it returned.
+      restarted: the restart before the pass, or None.
       place: gives arrays of n rows their sharding.
     """
     new = result.variables
@@ -249,7 +252,7 @@ def advance(
         tau=result.tau,
         spectrum=() if start.spectrum is None else start.spectrum,
         fingerprint=start.fingerprint,
-        diagnostics=diagnose(method, result, examples, start.inputs_changed),
+        diagnostics=diagnose(method, result, examples, start.inputs_changed, restarted),
     )
 
 

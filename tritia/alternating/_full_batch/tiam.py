@@ -40,6 +40,7 @@ from tritia.alternating._full_batch.coefficients import (
 )
 from tritia.alternating._full_batch.penalties import layer_penalties
 from tritia.alternating._full_batch.problem import Coupling, KernelStep, Method
+from tritia.alternating._full_batch.restart import restart as restart_from_network
 from tritia.alternating._full_batch.state import (
     Kept,
     TiamState,
@@ -74,6 +75,7 @@ def tiam(
     eps: ScalarOrSchedule = halving(),  # noqa: B008
     inertia: Inertia | Mapping[BlockKind, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
     safeguard: bool = True,
+    restart: bool = False,
     scale_mu: bool = True,
     activation_steps: int = 5,
     layer_order: Sequence[str] | None = None,
@@ -130,6 +132,11 @@ def tiam(
         one, and by the old one where even that raises it. With constant numbers the objective then
         never rises beyond rounding. Rows (elements, in hidden pre-activations) are judged one by
         one; static.
+      restart: whether z and a start every update from a forward pass, the output from the prox of
+        the loss around the network's outputs; with the safeguard only in rows whose part of the
+        objective does not rise by it, so that its promise holds. It keeps z and a near the network,
+        which pays off with many rows and up to three layers, and slows networks of 6 or more;
+        the diagnostics then report the network's own loss; static.
       scale_mu: whether the weight decay is relative; static.
       activation_steps: projected gradient steps of an activation block; coupling "inequality";
         static.
@@ -181,6 +188,7 @@ def tiam(
     check_static(
         num_examples=num_examples,
         safeguard=safeguard,
+        restart=restart,
         scale_mu=scale_mu,
         activation_steps=activation_steps,
     )
@@ -193,7 +201,7 @@ def tiam(
     check_number("penalty_growth", penalty_growth, minimum=0.1, maximum=10)
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
-    for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
+    for name, value in (("safeguard", safeguard), ("restart", restart), ("scale_mu", scale_mu)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
@@ -228,6 +236,7 @@ def tiam(
             block_order=block_order,
             safeguard=safeguard,
             activation_steps=steps,
+            restart=restart,
         )
 
     def place(x: jax.Array) -> jax.Array:
@@ -308,6 +317,10 @@ def tiam(
             scale_mu=scale_mu,
         )
         start = resume(method, network, params, kept, state, examples)
+        restarted = None
+        if restart:
+            restarted = restart_from_network(method, numbers, start.variables, start.fits, examples)
+            start = start._replace(variables=restarted.variables, fits=restarted.fits)
         result = update_blocks(
             method,
             numbers,
@@ -320,7 +333,7 @@ def tiam(
             known_fits=start.fits,
         )
         displacement, next_state = advance(
-            method, network, params, kept, state, examples, start, result, place
+            method, network, params, kept, state, examples, start, result, restarted, place
         )
         updates = jax.tree.map(
             lambda moved, leaf: jnp.array(moved, jnp.result_type(leaf), copy=kept.displacement),

@@ -1,0 +1,161 @@
+"""Restarting z and a from the network: the promise of the safeguard, and what is reported."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tritia
+
+N, SIZES = 40, (6, 12, 8, 3)
+
+
+def make_params(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return [
+        {"kernel": jax.random.normal(key, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
+        for key, i, o in zip(keys, SIZES[:-1], SIZES[1:], strict=True)
+    ]
+
+
+def make_data(seed=0):
+    x = jax.random.normal(jax.random.key(100 + seed), (N, 6))
+    return x, jnp.argmax(x[:, :3] * x[:, 3:], axis=1)
+
+
+def outputs(params, x):
+    """In NumPy's float64."""
+    x = np.asarray(x, float)
+    for index, layer in enumerate(params):
+        x = x @ np.asarray(layer["kernel"], float) + np.asarray(layer["bias"], float)
+        x = np.maximum(x, 0) if index < len(params) - 1 else x
+    return x
+
+
+def log_loss(z, y):
+    z = z - z.max(axis=1, keepdims=True)
+    return np.sum(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), np.asarray(y)])
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "restart", "safeguard", "loss"))
+def train(
+    params, x, y, rho=1e-3, gamma=1e-3, mu=0.1, *, steps, restart=True, safeguard=True, loss=None
+):
+    solver = tritia.tiam(
+        N,
+        rho=rho,
+        gamma=gamma,
+        mu=mu,
+        restart=restart,
+        safeguard=safeguard,
+        loss=loss or "softmax_cross_entropy",
+    )
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = solver.update(None, state, params, inputs=x, targets=y)
+        return (optax.apply_updates(params, updates), state), tritia.tiam_diagnostics(state)
+
+    return jax.lax.scan(body, (params, solver.init(params)), length=steps)
+
+
+@hypothesis.given(
+    seed=st.integers(0, 100),
+    rho=st.floats(1e-3, 1.0),
+    gamma=st.floats(1e-3, 1.0),
+    mu=st.floats(0.0, 1.0),
+    loss=st.sampled_from(["softmax_cross_entropy", "squared_error"]),
+)
+def test_the_objective_never_rises(x64, seed, rho, gamma, mu, loss):
+    x, y = make_data(seed)
+    x, targets = x.astype(float), jax.nn.one_hot(y, 3, dtype=float)
+    params = jax.tree.map(lambda leaf: leaf.astype(float), make_params(seed))
+    _, report = train(params, x, targets, rho, gamma, mu, steps=12, loss=loss)
+    objective = np.asarray(report.objective)
+    assert np.all(np.diff(objective) <= 1e-9 * objective[:-1])
+
+
+test_the_objective_never_rises = hypothesis.settings(
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)(test_the_objective_never_rises)
+
+
+def test_some_rows_are_restarted_and_some_are_not():
+    _, report = train(make_params(), *make_data(), steps=12)
+    share = np.asarray(report.restarted)
+    assert np.any(share > 0)
+    assert np.any(share < 1)
+    assert np.all((share >= 0) & (share <= 1))
+
+
+def test_without_the_safeguard_every_row_is_restarted():
+    _, report = train(make_params(), *make_data(), steps=3, safeguard=False)
+    np.testing.assert_array_equal(report.restarted, 1)
+
+
+def test_the_reported_loss_is_that_of_the_network():
+    x, y = make_data()
+    params = make_params()
+    (before, _), _ = train(params, x, y, steps=2)
+    _, report = train(params, x, y, steps=3)
+    expected = [log_loss(outputs(params, x), y), log_loss(outputs(before, x), y)]
+    np.testing.assert_allclose(report.network_loss[jnp.array([0, 2])], expected, rtol=1e-4)
+
+
+def test_nothing_is_reported_where_nothing_restarts():
+    (_, state), report = train(make_params(), *make_data(), steps=2, restart=False)
+    assert report.network_loss == report.restarted == ()
+    assert tritia.tiam_diagnostics(state).network_loss == ()
+
+
+def test_a_restart_without_safeguard_forgets_z_and_a():
+    """An update after a restart depends on the params alone: a fresh state goes on alike."""
+    x, y = make_data()
+    solver = tritia.tiam(N, restart=True, safeguard=False, loss="squared_error")
+    targets = jax.nn.one_hot(y, 3)
+    update = jax.jit(
+        lambda state, params: solver.update(None, state, params, inputs=x, targets=targets)
+    )
+    params = make_params()
+    updates, state = update(solver.init(params), params)
+    params = optax.apply_updates(params, updates)
+    going_on, fresh = update(state, params)[0], update(solver.init(params), params)[0]
+    for one, other in zip(jax.tree.leaves(going_on), jax.tree.leaves(fresh), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+def test_z_and_a_stay_nearer_to_the_network():
+    x, y = make_data()
+
+    def gap(restart):
+        (params, state), _ = train(make_params(), x, y, steps=20, restart=restart)
+        auxiliary = float(tritia.tiam_diagnostics(state).loss)
+        return log_loss(outputs(params, x), y) - auxiliary
+
+    assert gap(True) < gap(False)
+
+
+def test_rows_of_weight_zero_may_hold_anything():
+    x, y = make_data()
+    solver = tritia.tiam(N, restart=True)
+    weights = (jnp.arange(N) < 30).astype(float)
+    padded = jnp.where(weights[:, None] > 0, x, jnp.nan)
+    params, state = make_params(), solver.init(make_params())
+    step = jax.jit(solver.update)
+    for _ in range(3):
+        updates, state = step(None, state, params, inputs=padded, targets=y, weights=weights)
+        params = optax.apply_updates(params, updates)
+    report = tritia.tiam_diagnostics(state)
+    assert bool(report.finite)
+    assert np.isfinite(report.network_loss)
+    assert 0 <= float(report.restarted) <= 1
+
+
+def test_restart_must_be_a_flag():
+    with pytest.raises(TypeError, match="restart must be True or False; got 'yes'"):
+        tritia.tiam(N, restart="yes")

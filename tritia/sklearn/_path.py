@@ -1,0 +1,245 @@
+r"""A path of weight decays as lanes of one vmapped run.
+
+A lane is the training of one network with one weight decay, on the training rows of one fold. Lanes
+advance in rounds; after each, every lane is judged on the validation rows of its fold. A decay and
+a number of updates are chosen together, by the loss of the held-out rows of all folds, and the
+networks of all folds at this decay and this number are the result, to be averaged: each has seen
+other rows, and nothing is trained again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import tritia
+from tritia.alternating import LOSSES
+from tritia.sklearn._folds import Fold
+
+Solver = Literal["tiam", "stochastic_tiam"]
+
+_DAMPING = 10.0
+
+
+class Lanes(NamedTuple):
+    """What shapes the computation; hashable, static under `jax.jit`.
+
+    Attributes:
+      sizes: the widths of the network, inputs first.
+      loss: its name.
+      solver: which of the two.
+      batch: the rows of a minibatch, for "stochastic_tiam".
+      learning_rate: at the start, for "stochastic_tiam".
+    """
+
+    sizes: tuple[int, ...]
+    loss: str
+    solver: Solver
+    batch: int = 32
+    learning_rate: float = 1.0
+
+
+class Data(NamedTuple):
+    """A table and its folds, padded.
+
+    Attributes:
+      inputs: (rows, d).
+      targets: (rows, k), probabilities of the classes or values.
+      weights: (rows,), sample weights.
+      training: the training rows of the folds.
+      validation: their validation rows.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Any
+    training: Fold
+    validation: Fold
+
+
+class PathResult(NamedTuple):
+    """What a path leads to.
+
+    Attributes:
+      params: layers with "kernel" and "bias"; their first axis is that of the folds.
+      mu: the weight decay that was chosen.
+      updates: after how many updates.
+      losses: (rounds, mus), the mean loss of the validation rows.
+    """
+
+    params: list[dict[str, np.ndarray]]
+    mu: float
+    updates: int
+    losses: np.ndarray
+
+
+class _Carry(NamedTuple):
+    params: Any
+    state: Any
+    best_params: Any
+    best_loss: jax.Array
+
+
+def train_path(
+    lanes: Lanes,
+    data: Data,
+    mus: Sequence[float],
+    *,
+    rounds: int,
+    updates: int,
+    patience: int,
+    seed: int,
+) -> PathResult:
+    """Trains with every weight decay on every fold, and chooses.
+
+    Args:
+      lanes: what shapes the computation.
+      data: the table and its folds.
+      mus: the weight decays; `mu` of `tritia.tiam`, or of the mean loss of the rows.
+      rounds: the most rounds.
+      updates: of a round.
+      patience: rounds without a lower loss at any decay before it stops.
+      seed: of the initial networks and the minibatches.
+    """
+    keys = jax.random.split(jax.random.key(seed), len(data.training.count))
+    decays = jnp.asarray(mus, jnp.float32)
+    carry = _start(lanes, data.training.rows.shape[1], keys, decays)
+    losses: list[np.ndarray] = []
+    for number in range(rounds):
+        carry, loss = _advance(lanes, carry, keys, decays, data, number, updates, rounds * updates)
+        losses.append(np.asarray(loss))
+        if number - int(np.argmin(np.min(losses, axis=1))) >= patience:
+            break
+    history = np.where(np.isfinite(losses), losses, np.inf)
+    chosen = int(np.argmin(history.min(axis=0)))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf[:, chosen]), carry.best_params)
+    best = int(np.argmin(history[:, chosen]))
+    return PathResult(params, float(mus[chosen]), (best + 1) * updates, history)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(lanes: Lanes, rows: int, keys: jax.Array, mus: jax.Array) -> _Carry:
+    """Every decay of a fold starts from the same network."""
+
+    def start(key: jax.Array, mu: jax.Array) -> tuple[Any, Any]:
+        params = _initial(key, lanes.sizes)
+        return params, _transform(lanes, mu, rows, 1).init(params)
+
+    params, state = jax.vmap(jax.vmap(start, in_axes=(None, 0)), in_axes=(0, None))(keys, mus)
+    return _Carry(params, state, jax.tree.map(jnp.zeros_like, params), jnp.full(mus.shape, jnp.inf))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _advance(
+    lanes: Lanes,
+    carry: _Carry,
+    keys: jax.Array,
+    mus: jax.Array,
+    data: Data,
+    number: jax.Array,
+    updates: jax.Array,
+    total: jax.Array,
+) -> tuple[_Carry, jax.Array]:
+    """A round of all lanes, and the loss of each decay after it, (mus,)."""
+
+    def over_lanes(function: Any, *, folds: int) -> Any:
+        """Of `folds` arguments with an axis of folds, then params, state and the decays."""
+        inner = jax.vmap(function, in_axes=(*(None,) * folds, 0, 0, 0))
+        return jax.vmap(inner, in_axes=(*(0,) * folds, 0, 0, None))
+
+    def train(key, rows, count, params, state, mu):
+        solver = _transform(lanes, mu, rows.shape[0], total)
+        key = jax.random.fold_in(key, number)
+        update = _full_batch if lanes.solver == "tiam" else _minibatch
+
+        def step(index: Any, carry: Any) -> Any:
+            params, state = carry
+            examples = update(lanes, data, rows, count, jax.random.fold_in(key, index))
+            steps, state = solver.update(None, state, params, **examples)
+            return optax.apply_updates(params, steps), state
+
+        return jax.lax.fori_loop(0, updates, step, (params, state))
+
+    def judge(rows, count, params, state, mu):
+        del mu
+        params = tritia.eval_params(state, params) if lanes.solver != "tiam" else params
+        weights = _weights(data, rows, count)
+        values = LOSSES[lanes.loss].value(_outputs(params, data.inputs[rows]), data.targets[rows])
+        return params, jnp.sum(weights * values), jnp.sum(weights)
+
+    params, state = over_lanes(train, folds=3)(keys, *data.training, carry.params, carry.state, mus)
+    found, sums, weights = over_lanes(judge, folds=2)(*data.validation, params, state, mus)
+    total_weight = jnp.sum(weights, axis=0)
+    loss = jnp.sum(sums, axis=0) / jnp.where(total_weight > 0, total_weight, 1)
+    better = loss < carry.best_loss  # False for NaN
+
+    def keep(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(1, -1, *(1,) * (new.ndim - 2)), new, old)
+
+    best = jax.tree.map(keep, carry.best_params, found)
+    return _Carry(params, state, best, jnp.where(better, loss, carry.best_loss)), loss
+
+
+def _transform(
+    lanes: Lanes, mu: Any, rows: int, total: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The solver of a lane."""
+    if lanes.solver == "tiam":
+        return tritia.tiam(rows, loss=lanes.loss, mu=mu)  # type: ignore
+
+    def falling(count: Any) -> jax.Array:
+        return lanes.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total, 1)))
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    # A target step of first order is linear in the learning rate, so that this is a chain.
+    block_step = optax.chain(
+        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, inertia=None),  # type: ignore
+        optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
+        optax.scale_by_schedule(falling),
+    )
+    return tritia.triple_inertia(block_step, predict=0.9)
+
+
+def _full_batch(lanes: Lanes, data: Data, rows: Any, count: Any, key: Any) -> dict[str, Any]:
+    """The training rows of a fold, padding with the weight 0."""
+    del lanes, key
+    weights = _weights(data, rows, count)
+    return {"inputs": data.inputs[rows], "targets": data.targets[rows], "weights": weights}
+
+
+def _minibatch(lanes: Lanes, data: Data, rows: Any, count: Any, key: Any) -> dict[str, Any]:
+    """Training rows of a fold, drawn with replacement."""
+    drawn = rows[jax.random.randint(key, (lanes.batch,), 0, count)]
+    return {
+        "inputs": data.inputs[drawn],
+        "targets": data.targets[drawn],
+        "weights": data.weights[drawn],
+    }
+
+
+def _weights(data: Data, rows: jax.Array, count: jax.Array) -> jax.Array:
+    """Sample weights of rows, 0 in their padding."""
+    return jnp.where(jnp.arange(rows.shape[0]) < count, data.weights[rows], 0)
+
+
+def _initial(key: jax.Array, sizes: tuple[int, ...]) -> list[dict[str, jax.Array]]:
+    """He's initial network: variance 2 / inputs."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        {"kernel": jax.random.normal(k, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
+        for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def _outputs(params: Any, x: jax.Array) -> jax.Array:
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
