@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from tritia._command_line import interrupt
+from tritia._command_line import interrupt, progress, tables
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
 from tritia._command_line.screen import complain, output, printable
-from tritia._command_line.tables import show
-from tritia._compare import experiment, folder, report
+from tritia._compare import experiment, folder, report, results
 from tritia._compare.datasets import DATASETS, DESCRIPTIONS
 from tritia._compare.errors import UsageError
 from tritia._compare.experiment import Comparison, Request
 from tritia._compare.optimizers import OPTIMIZERS, look_up, unknown
+
+USUAL_DATASETS = ("digits", "few_digits")
+"""Without --dataset: minibatches of many rows, and full batches of few."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,31 +38,44 @@ def run(arguments: argparse.Namespace) -> int:
         with output():
             _list()
         return 0
-    request = _request(arguments)
-    interrupt.say(lambda: f"tritia compare: {_interrupted(request, None)}")
+    if arguments.dataset is not None:
+        request = _request(arguments)
+        return _run_one(request, command(request))
+    out = arguments.out or Request.out
+    requests = [
+        _request(argparse.Namespace(**{**vars(arguments), "dataset": name, "out": out / name}))
+        for name in USUAL_DATASETS
+    ]
+    # Both have to go on.
+    words = command(dataclasses.replace(requests[0], dataset="", out=out))
+    return next((code for code in (_run_one(request, words) for request in requests) if code), 0)
+
+
+def _run_one(request: Request, go_on: str) -> int:
+    interrupt.say(lambda: f"tritia compare: {_interrupted(request, None, go_on)}")
     try:
         with folder.hold(request.out):
-            return _compare(request)
+            return _compare(request, go_on)
     except UsageError:
         raise
     except Exception as error:
         return report_failure("tritia compare", request.out, error)
 
 
-def _compare(request: Request) -> int:
+def _compare(request: Request, go_on: str) -> int:
     screen = Console(stderr=True)
     comparison = None
     try:
         with screen.status("loading data and initialising networks"):
             comparison = experiment.prepare(request, command(request))
-        interrupt.say(lambda: f"tritia compare: {_interrupted(request, comparison)}")
+        interrupt.say(lambda: f"tritia compare: {_interrupted(request, comparison, go_on)}")
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
                 screen.print(_resumed(comparison), highlight=False, markup=False, soft_wrap=True)
             _train(comparison, screen)
     except KeyboardInterrupt:
-        complain("tritia compare", _interrupted(request, comparison))
+        complain("tritia compare", _interrupted(request, comparison, go_on))
         return 130
     _show(comparison)
     return 0
@@ -95,21 +109,18 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _train(comparison: Comparison, screen: Console) -> None:
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        total = comparison.epochs_left()
-        task = bar.add_task("", total=total)
+    total, finished = comparison.epochs_left(), 0
+    if not total:
+        experiment.run(comparison)
+        return
+    with progress.shown("tritia compare", total, "epochs", screen) as tell:
 
-        def advance(doing: str) -> None:
-            nonlocal total
-            current = bar.tasks[0].completed + 1
-            total = max(total, int(current) + (0 if doing == "timing" else 1))
-            bar.update(task, description=doing, completed=current, total=total)
+        def advance(doing: str, done: int) -> None:
+            nonlocal finished, total
+            finished += done
+            # Tuning may go on for longer than was thought, and the timing always follows.
+            total = max(total, finished + (0 if doing == "timing" else 1))
+            tell(doing, finished, total)
 
         experiment.run(comparison, advance)
 
@@ -131,9 +142,13 @@ def _resumed(comparison: Comparison) -> str:
     return f"Going on with {printable(comparison.request.out)}: {_finished(comparison)}; {what}."
 
 
-def _interrupted(request: Request, comparison: Comparison | None) -> str:
+def _interrupted(request: Request, comparison: Comparison | None, go_on: str) -> str:
     kept = "nothing yet" if comparison is None else _finished(comparison)
-    return f"interrupted. Kept in {request.out}: {kept}. To go on: {command(request)}"
+    return f"interrupted. Kept in {request.out}: {kept}. To go on: {go_on}"
+
+
+# What a narrow terminal goes without; the first goes first.
+_DISPENSABLE = ("compile s", "epochs to", "training loss", "learning rate", "gradients a step")
 
 
 def _show(comparison: Comparison) -> None:
@@ -142,16 +157,19 @@ def _show(comparison: Comparison) -> None:
         comparison.figures(), comparison.bench.dataset, request.seeds, comparison.target
     )
     seeds = report.count(request.seeds, "seed")
-    title = f"{request.dataset}, {seeds}, {report.count(request.epochs, 'epoch')}"
-    table = Table(title=title, title_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    outputs = "report.md, metrics.csv, learning_curves.png, config.json"
-    show(
-        table,
+    epochs = report.count(request.epochs, "epoch")
+    title = f"{request.dataset}: {report.batches(comparison.bench)}, {seeds}, {epochs}"
+    drawn = (results.PAGE, results.REPORT, results.METRICS, results.PICTURE, folder.CONFIG)
+    outputs = ", ".join(name for name in drawn if name not in comparison.undrawn)
+    tables.show(
+        *tables.fitting(title, heads, rows, tables.width(), _DISPENSABLE),
         Text(f"{report.LEGEND}\n", style="dim"),
-        Text(f"{comparison.sentences()}\n"),
+        *tables.bullets(comparison.conclusions()),
         Text(f"In {printable(request.out)}: {outputs}.", style="dim"),
     )
+    for name, reason in comparison.undrawn.items():
+        complain(
+            "tritia compare",
+            f"{name} could not be drawn ({reason[:300]}); the traceback is in"
+            f" {request.out / folder.LOG}, and the same command draws it again",
+        )

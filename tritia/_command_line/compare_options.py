@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -28,13 +29,20 @@ def add(commands: Any) -> None:
             " learning curves, their spread over random initialisations and their time per epoch."
         ),
         epilog=(
-            "Interrupted? The same command goes on where it was. Results: report.md, metrics.csv,"
-            " learning_curves.png and config.json in the folder of --out."
+            "example:\n"
+            "  tritia compare --dataset wine --optimizers sgd,adam,difference4 --seeds 10\n\n"
+            "Interrupted? The same command goes on where it was. Results: report.html, report.md,\n"
+            "metrics.csv, learning_curves.png and config.json in the folder of --out.\n"
         ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arg = compare.add_argument
     arg("--list", action="store_true", help="list the optimizers and data sets, and stop")
-    arg("--dataset", metavar="NAME", help="digits (default), breast_cancer, wine, diabetes, ...")
+    arg(
+        "--dataset",
+        metavar="NAME",
+        help="digits, few_digits (default: both), wine, ... (see --list)",
+    )
     arg(
         "--optimizers",
         metavar="A,B,...",
@@ -84,16 +92,21 @@ def add(commands: Any) -> None:
         "--out",
         metavar="DIR",
         type=parsing.folder,
-        help="folder of results (default tritia-compare/NAME)",
+        help="folder of results (default tritia-compare/NAME); without --dataset, of both folders",
     )
 
 
 def command(request: Request) -> str:
-    """Writes the command line that asks for a request, omitting defaults."""
+    """Writes the command line that asks for a request, omitting defaults.
+
+    The data set is always said, unless it is "": without one there is more than one.
+    """
     words = ["tritia", "compare"]
+    usual = {field.name: field.default for field in dataclasses.fields(request)}
+    usual |= {"dataset": "", "out": request.__class__.out / request.dataset}
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
-        if value == field.default:
+        if value == usual[field.name]:
             continue
         if field.name == "tune":
             words.append("--no-tune")

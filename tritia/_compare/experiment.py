@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tritia._compare import (
     folder,
+    interactive,
     optimizers,
     plots,
     report,
@@ -24,8 +25,8 @@ from tritia._compare.optimizers import Optimizer
 
 log = logging.getLogger("tritia.compare")
 
-Advance = Callable[[str], None]
-"""Called after each epoch or round with what is being done."""
+Advance = Callable[[str, int], None]
+"""Called with what is being done, and the epochs just done: 0 where something begins, else 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Request:
 
 @dataclasses.dataclass
 class Comparison:
-    """A comparison on its way: what is shared and what is finished so far."""
+    """A comparison on its way: what is shared, what is finished so far, what can't be drawn."""
 
     request: Request
     command: str
@@ -85,6 +86,7 @@ class Comparison:
     curves: dict[str, training.Curves]
     seconds: dict[str, list[float]]
     resumed: bool
+    undrawn: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def epochs_left(self) -> int:
         """Epochs still to run (tuning may add to them), and one for the timing."""
@@ -109,10 +111,12 @@ class Comparison:
             if name in self.curves
         ]
 
-    def sentences(self) -> str:
+    def conclusions(self) -> list[str]:
         """What was found, in words."""
         request = self.request
-        return report.sentences(self.figures(), self.bench.dataset, request.seeds, request.epochs)
+        return report.conclusions(
+            self.figures(), self.bench.dataset, request.seeds, request.epochs, self.target
+        )
 
 
 def prepare(request: Request, command: str) -> Comparison:
@@ -158,12 +162,12 @@ def prepare(request: Request, command: str) -> Comparison:
     )
 
 
-def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
+def run(comparison: Comparison, advance: Advance = lambda doing, done: None) -> None:
     """Does what is left to do; everything finished is on disk before the next thing starts.
 
     Args:
       comparison: from `prepare`; what is found is added to it.
-      advance: called after each epoch or round with what is being done.
+      advance: called after each epoch, and where compiling or timing begins.
     """
     request, bench = comparison.request, comparison.bench
     compiled: dict[str, training.Compiled] = {}
@@ -178,10 +182,11 @@ def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
     for name, optimizer in comparison.optimizers.items():
         if name not in comparison.curves:
             setting = comparison.tunings[name].setting
+            advance(f"compiling {name}", 0)
             compiled[name] = training.compile_training(bench, optimizer, setting)
             doing = f"training {name}"
             curves = training.train(
-                bench, optimizer, compiled[name], request.epochs, lambda d=doing: advance(d)
+                bench, optimizer, compiled[name], request.epochs, lambda d=doing: advance(d, 1)
             )
             results.save_optimizer(request.out, name, comparison.tunings[name], curves)
             comparison.curves[name] = curves
@@ -191,10 +196,12 @@ def run(comparison: Comparison, advance: Advance = lambda doing: None) -> None:
         for name, optimizer in comparison.optimizers.items():
             if name not in compiled:
                 setting = comparison.tunings[name].setting
+                advance(f"compiling {name}", 0)
                 compiled[name] = training.compile_training(bench, optimizer, setting)
+        advance("timing", 0)
         comparison.seconds = timing.time_epochs(bench, comparison.optimizers, compiled)
         results.save_timing(request.out, comparison.seconds)
-        advance("timing")
+        advance("timing", 1)
         log.info("timed")
     write_outputs(comparison)
 
@@ -205,7 +212,8 @@ def _tune(
     request = comparison.request
     if request.tune:
         doing = f"tuning {name}"
-        return tuning.tune(comparison.bench, optimizer, request.epochs, lambda: advance(doing))
+        advance(f"{doing}, compiling", 0)
+        return tuning.tune(comparison.bench, optimizer, request.epochs, lambda: advance(doing, 1))
     setting = {key: values[0] for key, values in optimizer.coefficients.items()}
     if optimizer.learning_rate is not None:
         given = request.learning_rate
@@ -217,7 +225,10 @@ def _tune(
 
 
 def write_outputs(comparison: Comparison) -> None:
-    """Writes metrics.csv, learning_curves.png and report.md for what is finished so far."""
+    """Writes metrics.csv, report.md and the pictures for what is finished so far.
+
+    report.html comes once all is measured. What can't be drawn is named in `undrawn`.
+    """
     request, bench = comparison.request, comparison.bench
     rows = [
         row
@@ -232,27 +243,73 @@ def write_outputs(comparison: Comparison) -> None:
         )
     ]
     folder.write(request.out / results.METRICS, results.metrics_csv(rows))
-    picture = plots.draw(
-        {
-            name: comparison.curves[name]
-            for name in comparison.optimizers
-            if name in comparison.curves
-        },
-        comparison.optimizers,
-        f"{bench.dataset.name}, {request.seeds} seed{'s' if request.seeds > 1 else ''}",
-        bench.dataset.metric,
-        comparison.target,
-        bench.dataset.diverged_loss,
-        request.x_axis,
-    )
-    folder.write(request.out / results.PICTURE, picture)
     text = report.markdown(
         comparison.figures(),
         bench,
         comparison.config,
         command=comparison.command,
-        found=comparison.sentences(),
+        found=comparison.conclusions(),
         target=comparison.target,
         rounds=max((len(times) for times in comparison.seconds.values()), default=0),
     )
     folder.write(request.out / results.REPORT, text)
+    comparison.undrawn.clear()
+    _write_drawn(comparison, results.PICTURE, _picture)
+    if comparison.seconds:
+        _write_drawn(comparison, results.PAGE, _page)
+
+
+def _write_drawn(
+    comparison: Comparison, name: str, draw: Callable[[Comparison], str | bytes]
+) -> None:
+    """Writes what a library draws; where it fails, the numbers are there all the same."""
+    try:
+        content = draw(comparison)
+    except Exception as error:
+        log.exception("%s could not be drawn", name)
+        comparison.undrawn[name] = f"{type(error).__name__}: {error}"
+    else:
+        folder.write(comparison.request.out / name, content)
+
+
+def _finished_curves(comparison: Comparison) -> dict[str, training.Curves]:
+    names = (name for name in comparison.optimizers if name in comparison.curves)
+    return {name: comparison.curves[name] for name in names}
+
+
+def _picture(comparison: Comparison) -> bytes:
+    request, dataset = comparison.request, comparison.bench.dataset
+    return plots.draw(
+        _finished_curves(comparison),
+        comparison.optimizers,
+        f"{dataset.name}, {report.count(request.seeds, 'seed')}",
+        dataset.metric,
+        comparison.target,
+        dataset.diverged_loss,
+        request.x_axis,
+        comparison.seconds,
+    )
+
+
+def _page(comparison: Comparison) -> str:
+    request, dataset = comparison.request, comparison.bench.dataset
+    figures = comparison.figures()
+    heads, rows = report.table(figures, dataset, request.seeds, comparison.target)
+    return interactive.page(
+        interactive.Contents(
+            title=f"{dataset.name}: {report.count(len(figures), 'optimizer')} side by side",
+            command=comparison.command,
+            bullets=comparison.conclusions(),
+            heads=heads,
+            rows=rows,
+            legend=report.LEGEND,
+            figures=figures,
+            curves=_finished_curves(comparison),
+            seconds=comparison.seconds,
+            metric=dataset.metric,
+            target=comparison.target,
+            diverged_loss=dataset.diverged_loss,
+            x_axis=request.x_axis,
+            config=comparison.config,
+        )
+    )
