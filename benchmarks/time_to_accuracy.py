@@ -102,7 +102,7 @@ def registered(
     optimizer = dataclasses.replace(optimizer, full_batch=full_batch)
     setting: Any = {}
     if optimizer.learning_rate is not None:
-        setting = tuning.tune(bench.first(tuning_seeds), optimizer, epochs).setting
+        setting = tuning.tune(bench.only(0, tuning_seeds), optimizer, epochs).setting
     pure = training.functions(bench, optimizer)
     numbers = {key: jnp.float32(value) for key, value in setting.items()}
     # The data are arguments: a constant would be folded at compile time.

@@ -74,10 +74,10 @@ def test_what_both_commands_refuse(capsys, tmp_path, monkeypatch, start, argumen
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--target", "1e300"], "--target"),
-        (["--target", "-1e300"], "--target"),
-        (["--target", "1.5"], "'1.5' is not between -1 and 1"),
-        (["--target", "inf"], "is not finite"),
+        (["--goal", "1e300"], "--goal"),
+        (["--goal", "-1e300"], "--goal"),
+        (["--goal", "1.5"], "'1.5' is not between -1 and 1"),
+        (["--goal", "inf"], "is not finite"),
         (["--learning-rate", "1e300"], "too large"),
         (["--learning-rate", "1e-300"], "not above 0 in float32"),
         (["--learning-rate", "0"], "not above 0"),

@@ -169,8 +169,8 @@ def test_a_killed_process_leaves_whole_files_and_is_resumed(tmp_path, quick):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["--epochs", "3"], "a run with epochs 2, this one has epochs 3"),
-        (["--optimizers", "sgd"], "optimizers sgd,momentum, this one has optimizers sgd;"),
+        (["--epochs", "1"], "a run with epochs 2, this one has epochs 1"),
+        (["--seeds", "1"], "a run with seeds 2, this one has seeds 1"),
         (["--learning-rate", "0.2"], "learning rate not given, this one has"),
         (["--hidden", "none"], "hidden 4, this one has hidden none;"),
         (["--dataset", "digits"], "dataset wine, this one has dataset digits"),
@@ -189,18 +189,18 @@ def test_other_data_and_other_versions_in_the_same_folder_are_refused(tmp_path):
         "versions": {"jax": "1"},
         "device": "cpu",
     }
-    assert not folder.holds_results(tmp_path, config, results.OUTPUTS)
+    assert not folder.results_before(tmp_path, config, results.OUTPUTS)
     folder.write_json(tmp_path / folder.CONFIG, config)
-    assert not folder.holds_results(tmp_path, config, results.OUTPUTS)  # there is no result yet
+    assert not folder.results_before(tmp_path, config, results.OUTPUTS)  # there is no result yet
     (tmp_path / results.TIMING).write_text("{}")
-    assert folder.holds_results(tmp_path, config, results.OUTPUTS)
+    assert folder.results_before(tmp_path, config, results.OUTPUTS)
     for key, value, words in (
         ("dataset", {"name": "wine", "sha256": "b"}, "other data"),
         ("versions", {"jax": "2"}, "made with jax 1, this is 2"),
         ("device", "gpu", "made with device cpu"),
     ):
         with pytest.raises(UsageError, match=words):
-            folder.holds_results(tmp_path, {**config, key: value}, results.OUTPUTS)
+            folder.results_before(tmp_path, {**config, key: value}, results.OUTPUTS)
 
 
 def test_a_folder_with_somebody_elses_files_is_left_alone(tmp_path, capsys):
@@ -241,7 +241,7 @@ def test_diverged_runs_are_counted_and_enter_no_mean(tmp_path, capsys):
         (["--batch-size", "0"], ["--batch-size", "at least 1"]),
         (["--learning-rate", "0.1"], ["--no-tune"]),
         (["--no-tune", "--learning-rate", "-1"], ["--learning-rate", "above 0"]),
-        (["--target", "nan"], ["--target", "not finite"]),
+        (["--goal", "nan"], ["--goal", "not finite"]),
         (["--x-axis", "steps"], ["--x-axis", "gradients"]),
         (["--dataset", "mnist"], ["--data-dir", "yann.lecun.com"]),
         (["--dataset", "cora"], ["--data-dir", "kimiyoung/planetoid"]),
@@ -380,7 +380,8 @@ def test_without_a_data_set_both_regimes_are_shown(tmp_path, capsys, monkeypatch
     _, _, words = line.partition("To go on: ")
     assert main(words.split()[1:]) == 0
     shown = capsys.readouterr()
-    assert f"Going on with {tmp_path / 'digits'}: sgd (trained); all of it is there" in shown.err
+    done = f"Going on with {tmp_path / 'digits'}: digits, 1 seed, 1 epoch; sgd (trained); all of it"
+    assert done in shown.err
     assert "digits: minibatches of 64 of 1149 rows, 1 seed, 1 epoch" in shown.out
     assert "few_digits: full batches of 50 rows, 1 seed, 1 epoch" in shown.out
     for name in ("digits", "few_digits"):

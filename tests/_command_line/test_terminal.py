@@ -130,8 +130,10 @@ def test_the_help_names_every_command_and_has_no_markup(capsys):
 def test_the_help_of_a_command_has_an_example(capsys, command):
     assert main.main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    (example,) = re.findall(rf"^  (tritia {command} .*)$", shown, re.MULTILINE)
-    main._parser().parse_args(example.split()[1:])
+    examples = re.findall(rf"^  (tritia {command} .*)$", shown, re.MULTILINE)
+    assert examples
+    for example in examples:
+        main._parser().parse_args(example.split()[1:])
 
 
 def test_progress_lines_are_printable(capsys):

@@ -12,7 +12,8 @@ import pytest
 
 import tritia
 from tritia._compare import datasets, network, timing, training, tuning
-from tritia._compare.optimizers import LEFT_OUT, OPTIMIZERS, Optimizer, learning_rates, look_up
+from tritia._compare.optimizers import LEFT_OUT, OPTIMIZERS, Optimizer, learning_rates
+from tritia._compare.own_code import look_up
 
 EPOCHS = 2
 
@@ -29,7 +30,7 @@ def diabetes():
 
 def train(bench, optimizer, setting, epochs=EPOCHS):
     compiled = training.compile_training(bench, optimizer, setting)
-    return training.train(bench, optimizer, compiled, epochs)
+    return training.train(bench, optimizer, compiled, epochs)[0]
 
 
 def by_hand(bench, seed, transform, epochs):
@@ -157,7 +158,7 @@ def test_learning_rates_neither_overlap_nor_leave_gaps():
 
 
 def test_a_diverging_setting_scores_minus_infinity(wine):
-    found = tuning.validate(wine.first(1), OPTIMIZERS["sgd"], [{"learning_rate": 1e12}], EPOCHS)
+    found = tuning.validate(wine.only(0, 1), OPTIMIZERS["sgd"], [{"learning_rate": 1e12}], EPOCHS)
     assert found == ([-math.inf], [math.inf])
 
 
@@ -311,7 +312,7 @@ def test_coefficients_are_tuned_after_the_learning_rate(wine, monkeypatch):
 
 
 def test_a_method_without_a_learning_rate_is_trained(wine):
-    found = tuning.tune(wine.first(1), OPTIMIZERS["cocob"], 1)
+    found = tuning.tune(wine.only(0, 1), OPTIMIZERS["cocob"], 1)
     assert found.setting == {}
     assert np.isfinite(found.scores[0])
 
@@ -320,7 +321,9 @@ def test_a_method_without_a_learning_rate_is_trained(wine):
 def test_registered_optimizers_of_every_kind_train(wine, name):
     optimizer = OPTIMIZERS[name]
     setting = {key: values[0] for key, values in optimizer.coefficients.items()}
-    curves = train(wine.first(2), optimizer, {"learning_rate": optimizer.learning_rate, **setting})
+    curves = train(
+        wine.only(0, 2), optimizer, {"learning_rate": optimizer.learning_rate, **setting}
+    )
     assert (curves.training_loss[:, -1] < curves.training_loss[:, 0]).all()
 
 
@@ -337,7 +340,7 @@ def test_epochs_are_timed_in_turn_and_divided_by_the_seeds(wine, monkeypatch):
 
         return training.Compiled(None, epoch, None, 0.0)
 
-    chosen = look_up(["sgd", "adam"])
+    chosen = look_up(["sgd", "adam"], [])
     seconds = timing.time_epochs(wine, chosen, {name: compiled(name) for name in chosen})
     assert order == ["sgd", "adam"] * (1 + timing.ROUNDS)
     assert seconds["adam"] == [1.0 / wine.seeds] * timing.ROUNDS

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from tritia._command_line import interrupt, progress, tables
+from tritia._command_line import interrupt, own_code, progress, tables
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
 from tritia._command_line.screen import complain, output, printable
 from tritia._compare import experiment, folder, report, results
-from tritia._compare.datasets import DATASETS, DESCRIPTIONS
+from tritia._compare.datasets import DESCRIPTIONS
 from tritia._compare.errors import UsageError
-from tritia._compare.experiment import Comparison, Request
-from tritia._compare.optimizers import OPTIMIZERS, look_up, unknown
+from tritia._compare.experiment import Comparison
+from tritia._compare.optimizers import OPTIMIZERS
+from tritia._compare.records import Listener
+from tritia._compare.request import Request, resolve
+
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 USUAL_DATASETS = ("digits", "few_digits")
 """Without --dataset: minibatches of many rows, and full batches of few."""
@@ -38,31 +45,47 @@ def run(arguments: argparse.Namespace) -> int:
         with output():
             _list()
         return 0
-    if arguments.dataset is not None:
+    own_code.import_from_here()
+    if not _wants_both(arguments):
         request = _request(arguments)
-        return _run_one(request, command(request))
+        return _run_one(arguments, request, command(request))
     out = arguments.out or Request.out
-    requests = [
-        _request(argparse.Namespace(**{**vars(arguments), "dataset": name, "out": out / name}))
-        for name in USUAL_DATASETS
-    ]
+    each = [_with_dataset(arguments, name, out) for name in USUAL_DATASETS]
+    requests = [_request(one) for one in each]
     # Both have to go on.
     words = command(dataclasses.replace(requests[0], dataset="", out=out))
-    return next((code for code in (_run_one(request, words) for request in requests) if code), 0)
+    codes = (_run_one(one, found, words) for one, found in zip(each, requests, strict=True))
+    return next((code for code in codes if code), 0)
 
 
-def _run_one(request: Request, go_on: str) -> int:
+def _wants_both(arguments: argparse.Namespace) -> bool:
+    """Whether no data are asked for, neither by name nor by a folder that goes on."""
+    if arguments.dataset is not None or arguments.data is not None:
+        return False
+    out = arguments.out
+    return out is None or folder.earlier_config(out, results.OUTPUTS) is None
+
+
+def _with_dataset(arguments: argparse.Namespace, name: str, out: Path) -> argparse.Namespace:
+    """The same for one of the usual data sets, with folders of its own."""
+    given = {**vars(arguments), "dataset": name, "out": out / name}
+    if arguments.tensorboard is not None:
+        given["tensorboard"] = arguments.tensorboard / name
+    return argparse.Namespace(**given)
+
+
+def _run_one(arguments: argparse.Namespace, request: Request, go_on: str) -> int:
     interrupt.say(lambda: f"tritia compare: {_interrupted(request, None, go_on)}")
     try:
-        with folder.hold(request.out):
-            return _compare(request, go_on)
+        with own_code.listeners(arguments, request.seeds) as listeners, folder.hold(request.out):
+            return _compare(request, go_on, listeners)
     except UsageError:
         raise
     except Exception as error:
         return report_failure("tritia compare", request.out, error)
 
 
-def _compare(request: Request, go_on: str) -> int:
+def _compare(request: Request, go_on: str, listeners: Sequence[Listener]) -> int:
     screen = Console(stderr=True)
     comparison = None
     try:
@@ -72,12 +95,14 @@ def _compare(request: Request, go_on: str) -> int:
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
-                screen.print(_resumed(comparison), highlight=False, markup=False, soft_wrap=True)
-            _train(comparison, screen)
+                screen.print(_resumed(comparison), **_PLAIN)
+            if request.data is not None:
+                screen.print(comparison.bench.dataset.source, **_PLAIN)
+            _train(comparison, screen, listeners)
     except KeyboardInterrupt:
         complain("tritia compare", _interrupted(request, comparison, go_on))
         return 130
-    _show(comparison)
+    show(comparison)
     return 0
 
 
@@ -93,25 +118,19 @@ def _list() -> None:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    if arguments.learning_rate is not None and arguments.tune is None:
-        raise UsageError("--learning-rate goes with --no-tune: otherwise it is tuned")
+    apart = ("subcommand", "list", "tensorboard", "callback")
     given = {
-        name: value
+        name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(arguments).items()
-        if value is not None and name not in ("subcommand", "list")
+        if value is not None and name not in apart
     }
-    dataset = given.get("dataset", Request.dataset)
-    request = Request(**{"out": Request.out / dataset, **given})
-    if dataset not in DATASETS:
-        raise UsageError(unknown("data set", dataset, DATASETS))
-    look_up(request.optimizers)
-    return request
+    return resolve(given)
 
 
-def _train(comparison: Comparison, screen: Console) -> None:
+def _train(comparison: Comparison, screen: Console, listeners: Sequence[Listener]) -> None:
     total, finished = comparison.epochs_left(), 0
     if not total:
-        experiment.run(comparison)
+        experiment.run(comparison, listeners=listeners)
         return
     with progress.shown("tritia compare", total, "epochs", screen) as tell:
 
@@ -122,24 +141,41 @@ def _train(comparison: Comparison, screen: Console) -> None:
             total = max(total, finished + (0 if doing == "timing" else 1))
             tell(doing, finished, total)
 
-        experiment.run(comparison, advance)
+        experiment.run(comparison, advance, listeners)
 
 
 def _finished(comparison: Comparison) -> str:
     trained = list(comparison.curves)
-    tuned = [name for name in comparison.tunings if name not in comparison.curves]
+    tuned = [n for n in comparison.tunings if n not in {**comparison.curves, **comparison.begun}]
     parts = []
     if trained:
         parts.append(f"{', '.join(trained)} (trained)")
+    if comparison.begun:
+        parts.append(f"{', '.join(comparison.begun)} (trained in part)")
     if tuned:
         parts.append(f"{', '.join(tuned)} ({'tuned' if comparison.request.tune else 'set up'})")
     return " and ".join(parts) or "nothing yet"
 
 
 def _resumed(comparison: Comparison) -> str:
+    request = comparison.request
     left = len(comparison.optimizers) - len(comparison.curves)
     what = "all of it is there" if left == 0 else f"{left} still to train"
-    return f"Going on with {printable(comparison.request.out)}: {_finished(comparison)}; {what}."
+    words = (
+        f"Going on with {printable(request.out)}: {_scale(request)}; {_finished(comparison)};"
+        f" {what}."
+    )
+    if comparison.anew:
+        words += (
+            f" {', '.join(comparison.anew)}: from the first epoch again, as there is no checkpoint"
+            " to go on from."
+        )
+    return words
+
+
+def _scale(request: Request) -> str:
+    seeds, epochs = report.count(request.seeds, "seed"), report.count(request.epochs, "epoch")
+    return f"{request.label}, {seeds}, {epochs}"
 
 
 def _interrupted(request: Request, comparison: Comparison | None, go_on: str) -> str:
@@ -151,14 +187,14 @@ def _interrupted(request: Request, comparison: Comparison | None, go_on: str) ->
 _DISPENSABLE = ("compile s", "epochs to", "training loss", "learning rate", "gradients a step")
 
 
-def _show(comparison: Comparison) -> None:
+def show(comparison: Comparison) -> None:
+    """Prints what was found."""
     request = comparison.request
     heads, rows = report.table(
         comparison.figures(), comparison.bench.dataset, request.seeds, comparison.target
     )
-    seeds = report.count(request.seeds, "seed")
-    epochs = report.count(request.epochs, "epoch")
-    title = f"{request.dataset}: {report.batches(comparison.bench)}, {seeds}, {epochs}"
+    seeds, epochs = report.count(request.seeds, "seed"), report.count(request.epochs, "epoch")
+    title = f"{request.label}: {report.batches(comparison.bench)}, {seeds}, {epochs}"
     drawn = (results.PAGE, results.REPORT, results.METRICS, results.PICTURE, folder.CONFIG)
     outputs = ", ".join(name for name in drawn if name not in comparison.undrawn)
     tables.show(

@@ -7,10 +7,10 @@ import dataclasses
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from tritia._command_line import parsing
+from tritia._command_line import parsing, shared_options
 
 if TYPE_CHECKING:
-    from tritia._compare.experiment import Request
+    from tritia._compare.request import Request
 
 
 def add(commands: Any) -> None:
@@ -29,41 +29,33 @@ def add(commands: Any) -> None:
             " learning curves, their spread over random initialisations and their time per epoch."
         ),
         epilog=(
-            "example:\n"
-            "  tritia compare --dataset wine --optimizers sgd,adam,difference4 --seeds 10\n\n"
-            "Interrupted? The same command goes on where it was. Results: report.html, report.md,\n"
-            "metrics.csv, learning_curves.png and config.json in the folder of --out.\n"
+            "examples:\n"
+            "  tritia compare --dataset wine --optimizers sgd,adam,difference4 --seeds 10\n"
+            "  tritia compare --data rows.csv --target price\n\n"
+            "Interrupted? The same command goes on where it was. Finished? More --optimizers,\n"
+            "--seeds or --epochs for the same --out train only what is missing. Results:\n"
+            "report.html, report.md, metrics.csv, learning_curves.png and config.json in the\n"
+            "folder of --out.\n"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arg = compare.add_argument
     arg("--list", action="store_true", help="list the optimizers and data sets, and stop")
-    arg(
-        "--dataset",
-        metavar="NAME",
-        help="digits, few_digits (default: both), wine, ... (see --list)",
-    )
+    shared_options.add_data(compare)
     arg(
         "--optimizers",
         metavar="A,B,...",
         type=parsing.names,
         help="optimizers to compare (see --list)",
     )
-    arg("--seeds", metavar="N", type=parsing.seeds, help="random initialisations (default 5)")
-    arg("--epochs", metavar="N", type=parsing.epochs, help="epochs to train for (default 20)")
-    arg("--hidden", metavar="A,B,...", type=parsing.widths, help="hidden layers (default 100,100)")
     arg(
-        "--batch-size",
-        metavar="N",
-        type=parsing.batch_size,
-        help="rows in a minibatch, or full (default: the data set's own)",
+        "--optimizer-from",
+        metavar="MODULE:FACTORY",
+        action="append",
+        help="an optimizer of your own besides: FACTORY(learning_rate) returns an"
+        " optax.GradientTransformation; may be repeated",
     )
-    arg(
-        "--data-dir",
-        metavar="DIR",
-        type=parsing.folder,
-        help="where the files of mnist or cora are",
-    )
+    shared_options.add_training(compare, seeds=5)
     arg(
         "--no-tune",
         dest="tune",
@@ -77,22 +69,29 @@ def add(commands: Any) -> None:
         type=parsing.positive_number,
         help="with --no-tune: the learning rate of every optimizer",
     )
+    add_drawing(compare)
+    shared_options.add_listeners(compare)
+    arg(
+        "--out",
+        metavar="DIR",
+        type=parsing.folder,
+        help="folder of results (default tritia-compare/NAME); without --dataset, of both folders",
+    )
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how results are drawn."""
+    arg = parser.add_argument
     arg(
         "--x-axis",
         choices=("epochs", "gradients"),
         help="draw against epochs (default) or gradient evaluations",
     )
     arg(
-        "--target",
+        "--goal",
         metavar="X",
         type=parsing.target,
-        help="the test accuracy or R^2 of 'epochs to target' (default: the data set's own)",
-    )
-    arg(
-        "--out",
-        metavar="DIR",
-        type=parsing.folder,
-        help="folder of results (default tritia-compare/NAME); without --dataset, of both folders",
+        help="the test accuracy or R^2 of 'epochs to' (default: the data set's own)",
     )
 
 
@@ -102,20 +101,21 @@ def command(request: Request) -> str:
     The data set is always said, unless it is "": without one there is more than one.
     """
     words = ["tritia", "compare"]
-    usual = {field.name: field.default for field in dataclasses.fields(request)}
-    usual |= {"dataset": "", "out": request.__class__.out / request.dataset}
+    usual: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(request)}
+    place = "" if request.dataset == "" else request.label
+    usual |= {"dataset": "", "out": usual["out"] / place}
     for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
-        if value == usual[field.name]:
+        value, option = getattr(request, field.name), "--" + field.name.replace("_", "-")
+        if value == usual[field.name] or value is None:
             continue
         if field.name == "tune":
             words.append("--no-tune")
-            continue
-        words.append("--" + field.name.replace("_", "-"))
-        if field.name == "batch_size" and value == 0:
-            words.append("full")
+        elif field.name == "optimizer_from":
+            words += [word for spec in value for word in (option, spec)]
+        elif field.name == "batch_size" and value == 0:
+            words += [option, "full"]
         elif isinstance(value, tuple):
-            words.append(",".join(map(str, value)) or "none")
+            words += [option, ",".join(map(str, value)) or "none"]
         else:
-            words.append(str(value))
+            words += [option, str(value)]
     return shlex.join(words)

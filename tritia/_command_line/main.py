@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import tritia
-from tritia._command_line import compare_options, process, screen, sweep_options
-from tritia._command_line.parsing import ParseError, Parser
+from tritia._command_line import compare_options, process, report_options, screen, sweep_options
+from tritia._command_line.parsing import ParseError, Parser, as_options
 from tritia._compare.errors import UsageError
 
 _EXTRA = {
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen.complain(error.command, error)
         return 2
     except UsageError as error:
-        screen.complain(command, error)
+        screen.complain(command, as_options(error, command))
         return 2
     except KeyboardInterrupt:
         screen.complain(command, "interrupted before anything was started")
@@ -67,6 +67,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from tritia._command_line import compare
 
             return compare.run(arguments)
+        if arguments.subcommand == "report":
+            from tritia._command_line import report
+
+            return report.run(arguments)
         from tritia._command_line import sweep
 
         return sweep.run(arguments)
@@ -112,6 +116,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", parser_class=Parser)
     compare_options.add(commands)
     sweep_options.add(commands)
+    report_options.add(commands)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +33,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the error under the name of the command that is parsed."""
         raise ParseError(message, self.prog)
+
+
+_ARGUMENT = re.compile("`([a-z][a-z_]*)`")
+
+
+def as_options(message: object, command: str) -> str:
+    """Writes a message of the library, which names arguments in backticks, with their options.
+
+    Args:
+      message: of the library.
+      command: whose options they are, such as "tritia sweep".
+
+    Returns:
+      The message with --out, say, in the place of `` `out` ``.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name = found[1]
+        # The folder of `tritia report` is no option.
+        positional = name == "out" and command == "tritia report"
+        return "DIR" if positional else "--" + name.replace("_", "-")
+
+    return _ARGUMENT.sub(option, str(message))
 
 
 def names(text: str) -> tuple[str, ...]:

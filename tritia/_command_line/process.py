@@ -29,6 +29,7 @@ Flax, compared with other optimizers on real data.
 
 commands:
   compare     train a small network with several optimizers and compare them
+  report      draw the results of a comparison again, without training
   sweep       train with many settings of one optimizer at once
 
 options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from tritia._command_line import interrupt, progress, sweep_results, tables
+from tritia._command_line import interrupt, own_code, progress, sweep_results, tables
 from tritia._command_line.failures import report_failure
 from tritia._command_line.screen import complain, printable
 from tritia._command_line.sweep_problem import SweptTask, prepare
 from tritia._command_line.sweep_settings import settings_of
 from tritia._compare import folder
-from tritia._compare.datasets import DATASETS, Dataset
-from tritia._compare.errors import UsageError
-from tritia._compare.optimizers import OPTIMIZERS, unknown
+from tritia._compare.data_choice import DataChoice
+from tritia._compare.datasets import Dataset
+from tritia._compare.errors import UsageError, unknown
+from tritia._compare.optimizers import OPTIMIZERS, Optimizer
+from tritia._compare.own_code import optimizer as look_up_own
 from tritia.sweeps import Halving, Result, _plots as plots, build
 from tritia.sweeps._halving import TooFewRecords, rung_ends
 from tritia.sweeps._runner import MemoryTooSmall
@@ -39,12 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
       UsageError: the request can't be carried out; one line says why.
     """
-    settings = _settings(arguments)
-    out = arguments.out or Path("tritia-sweep") / arguments.dataset / arguments.optimizer
+    own_code.import_from_here()
+    choice, name, optimizer = _asked(arguments)
+    settings = _settings(arguments, optimizer)
+    out = arguments.out or Path("tritia-sweep") / choice.label / name
     interrupt.say(lambda: f"tritia sweep: {_INTERRUPTED}")
     try:
         with folder.hold(out):
-            _sweep(arguments, settings, out)
+            _sweep(arguments, choice, name, optimizer, settings, out)
             return 0
     except KeyboardInterrupt:
         complain("tritia sweep", _INTERRUPTED)
@@ -55,14 +60,32 @@ def run(arguments: argparse.Namespace) -> int:
         return report_failure("tritia sweep", out, error)
 
 
-def _settings(arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """Checks what can be checked before any work, and returns the settings to try."""
-    name = arguments.optimizer
+def _asked(arguments: argparse.Namespace) -> tuple[DataChoice, str, Optimizer]:
+    """Checks what can be checked before any work; returns the data and the optimizer."""
+    if arguments.dataset is not None and arguments.data is not None:
+        raise UsageError("`dataset` and `data` don't go together")
+    given = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(DataChoice)
+        if getattr(arguments, field.name) is not None
+    }
+    if arguments.data is not None:
+        given["dataset"] = None
+    choice = DataChoice(**given)
+    choice.check()
+    if arguments.optimizer is not None and arguments.optimizer_from is not None:
+        raise UsageError("`optimizer` and `optimizer_from` don't go together")
+    if arguments.optimizer_from is not None:
+        return choice, *look_up_own(arguments.optimizer_from)
+    name = "sgd" if arguments.optimizer is None else arguments.optimizer
     if name not in OPTIMIZERS:
         raise UsageError(unknown("optimizer", name, OPTIMIZERS))
-    if arguments.dataset not in DATASETS:
-        raise UsageError(unknown("data set", arguments.dataset, DATASETS))
-    settings = settings_of(OPTIMIZERS[name], arguments.grid, arguments.draw, arguments.count)
+    return choice, name, OPTIMIZERS[name]
+
+
+def _settings(arguments: argparse.Namespace, optimizer: Optimizer) -> list[dict[str, float]]:
+    """Checks what can be checked before any work, and returns the settings to try."""
+    settings = settings_of(optimizer, arguments.grid, arguments.draw, arguments.count)
     try:
         rung_ends(Halving() if arguments.halving else None, arguments.epochs)
     except TooFewRecords as error:
@@ -76,41 +99,55 @@ def _settings(arguments: argparse.Namespace) -> list[dict[str, float]]:
     return settings
 
 
-def _sweep(arguments: argparse.Namespace, settings: list[dict[str, float]], out: Path) -> None:
+def _sweep(
+    arguments: argparse.Namespace,
+    choice: DataChoice,
+    name: str,
+    optimizer: Optimizer,
+    settings: list[dict[str, float]],
+    out: Path,
+) -> None:
     screen = Console(stderr=True, highlight=False)
     with screen.status("loading data"):
-        dataset = DATASETS[arguments.dataset](arguments.data_dir)
-        task = prepare(
-            OPTIMIZERS[arguments.optimizer], dataset, arguments.hidden, arguments.batch_size
-        )
-    config = _config(arguments, settings, dataset)
+        dataset = choice.load()
+        task = prepare(optimizer, dataset, arguments.hidden, arguments.batch_size)
+    if choice.data is not None:
+        screen.print(dataset.source, markup=False, soft_wrap=True)
+    config = _config(arguments, choice, name, optimizer, settings, dataset)
     result = None
-    if folder.holds_results(out, config, sweep_results.OUTPUTS):
+    if folder.results_before(out, config, sweep_results.OUTPUTS) is not None:
         result = sweep_results.load(out, settings, arguments.seeds, arguments.epochs)
     if result is None:
-        result = _train(arguments, settings, task, screen)
+        result = _train(arguments, optimizer, settings, task, screen)
         folder.write_json(out / folder.CONFIG, config)
         sweep_results.save(out, result)
     else:
         words = f"Going on with {printable(out)}: all of it is there."
         screen.print(words, markup=False, soft_wrap=True)
     folder.write(out / sweep_results.CSV, sweep_results.table_csv(result))
-    title = (
-        f"{arguments.optimizer} on {dataset.name}, {len(settings)} settings,"
-        f" {arguments.seeds} seeds"
-    )
+    title = f"{name} on {dataset.name}, {len(settings)} settings, {arguments.seeds} seeds"
     picture = plots.draw(result, title, f"validation {dataset.metric}")
     folder.write(out / sweep_results.PICTURE, picture)
     _show(result, title, dataset.metric, out)
 
 
 def _config(
-    arguments: argparse.Namespace, settings: list[dict[str, float]], dataset: Dataset
+    arguments: argparse.Namespace,
+    choice: DataChoice,
+    name: str,
+    optimizer: Optimizer,
+    settings: list[dict[str, float]],
+    dataset: Dataset,
 ) -> dict[str, Any]:
-    names = ("dataset", "optimizer", "seeds", "epochs", "hidden", "batch_size", "halving", "memory")
-    asked = {name: getattr(arguments, name) for name in names}
+    names = ("seeds", "epochs", "hidden", "batch_size", "halving", "memory")
+    asked = {
+        **dataclasses.asdict(choice),
+        "optimizer": name,
+        "optimizer_source": optimizer.source,
+        **{name: getattr(arguments, name) for name in names},
+    }
     return {
-        "arguments": {**asked, "settings": settings, "data_dir": arguments.data_dir},
+        "arguments": {**asked, "settings": settings},
         "dataset": dataset.description(),
         **folder.environment(),
     }
@@ -118,11 +155,11 @@ def _config(
 
 def _train(
     arguments: argparse.Namespace,
+    optimizer: Optimizer,
     settings: list[dict[str, float]],
     task: SweptTask,
     screen: Console,
 ) -> Result:
-    optimizer = OPTIMIZERS[arguments.optimizer]
     with progress.shown("tritia sweep", 1.0, "%", screen) as tell:
         tell("compiling", 0.0, 1.0)
         try:

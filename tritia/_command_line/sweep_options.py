@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tritia._command_line import parsing
+from tritia._command_line import parsing, shared_options
 
 if TYPE_CHECKING:
     from tritia.sweeps._space import Sampler
@@ -37,8 +37,13 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arg = sweep.add_argument
-    arg("--dataset", metavar="NAME", default="digits", help="as in tritia compare (default digits)")
-    arg("--optimizer", metavar="NAME", default="sgd", help="as in tritia compare (default sgd)")
+    shared_options.add_data(sweep)
+    arg("--optimizer", metavar="NAME", help="as in tritia compare (default sgd)")
+    arg(
+        "--optimizer-from",
+        metavar="MODULE:FACTORY",
+        help="an optimizer of your own in its place, as in tritia compare",
+    )
     arg(
         "--grid",
         metavar="NAME=A,B,...",
@@ -61,33 +66,8 @@ def add(commands: Any) -> None:
         type=parsing.count_up_to(MOST_SETTINGS),
         help="how many draws (default 16)",
     )
-    arg(
-        "--seeds",
-        metavar="N",
-        type=parsing.seeds,
-        default=3,
-        help="random initialisations (default 3)",
-    )
-    arg(
-        "--epochs",
-        metavar="N",
-        type=parsing.epochs,
-        default=20,
-        help="epochs to train for (default 20)",
-    )
-    arg(
-        "--hidden",
-        metavar="A,B,...",
-        type=parsing.widths,
-        default=(100, 100),
-        help="hidden layers (default 100,100)",
-    )
-    arg(
-        "--batch-size",
-        metavar="N",
-        type=parsing.batch_size,
-        help="rows in a minibatch, or full (default: the data set's own)",
-    )
+    shared_options.add_training(sweep, seeds=3)
+    sweep.set_defaults(seeds=3, epochs=20, hidden=(100, 100))
     arg("--halving", action="store_true", help="stop the worse two thirds early, twice")
     arg(
         "--memory",
@@ -95,12 +75,6 @@ def add(commands: Any) -> None:
         type=memory,
         default=2 * _UNITS["GB"],
         help="what to train at once may take, such as 500MB (default 2GB)",
-    )
-    arg(
-        "--data-dir",
-        metavar="DIR",
-        type=parsing.folder,
-        help="where the files of mnist or cora are",
     )
     arg("--out", metavar="DIR", type=parsing.folder, help="default tritia-sweep/DATASET/OPTIMIZER")
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tritia._compare import datasets, network
+from tritia._compare import datasets, network, training
 from tritia._compare.optimizers import LearningTask, Optimizer
 from tritia.sweeps import Problem, minibatches, plain_problem
 
@@ -53,11 +53,10 @@ def prepare(
     split = datasets.split(dataset, 0)
     net = network.build(dataset, hidden, copies=1)
 
-    def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
-        inputs = (dataset.inputs[numbers] - split.input_shift) * split.input_scale
-        targets = dataset.targets[numbers]
-        if dataset.task == "regression":
-            targets = (targets - split.target_shift) * split.target_scale
+    everything = training.Rows(dataset.inputs, dataset.targets)
+
+    def rows(numbers: np.ndarray) -> dict[str, Any]:
+        inputs, targets = training.gather(dataset, everything, split, numbers)
         return {"inputs": inputs, "targets": targets}
 
     def loss(params: Any, batch: Any) -> jax.Array:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tritia._command_line.sweep_options import MOST_SETTINGS
-from tritia._compare.errors import UsageError
-from tritia._compare.optimizers import Optimizer, unknown
+from tritia._compare.errors import UsageError, unknown
+from tritia._compare.optimizers import Optimizer
 from tritia.sweeps import _space as space
 
 _DEFAULT_COUNT = 16

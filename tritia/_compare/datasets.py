@@ -51,6 +51,7 @@ class Dataset:
       training_size: how many rows train, the others that are not held out being for validation;
         None for four fifths of them.
       source: where the data come from, for the report.
+      missing: whether features may be missing, NaN; they become the mean of the training rows.
     """
 
     name: str
@@ -67,11 +68,13 @@ class Dataset:
     training_rows: np.ndarray | None = None
     one_split: bool = False
     training_size: int | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         """Refuses numbers that are not finite: every optimizer would diverge on them."""
         for what, array in (("features", self.inputs), ("targets", self.targets)):
-            bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+            well = np.isfinite(array) | (np.isnan(array) & (self.missing and what == "features"))
+            bad = np.flatnonzero(~well.reshape(len(array), -1).all(axis=1))
             if bad.size:
                 raise UsageError(
                     f"the {what} of {self.name} are not finite in {bad.size} of {len(array)} rows,"
@@ -163,7 +166,10 @@ def split(dataset: Dataset, seed: int) -> Split:
 
     features = dataset.inputs[training]
     width = features.shape[1]
-    if dataset.scaling == "columns":
+    if dataset.missing:
+        known = np.ma.masked_invalid(features)  # its mean of nothing is 0
+        shift, deviation = (np.ma.filled(known.mean(0), 0.0), np.ma.filled(known.std(0), 0.0))
+    elif dataset.scaling == "columns":
         shift, deviation = features.mean(0), features.std(0)
     elif dataset.scaling == "pixels":
         shift, deviation = (
@@ -323,11 +329,11 @@ DESCRIPTIONS: dict[str, str] = {
 
 def _folder(name: str, data_dir: Path | None, source: str) -> Path:
     if data_dir is None:
-        raise UsageError(f"{name} needs --data-dir, the folder that holds its files: {source}")
+        raise UsageError(f"{name} needs `data_dir`, the folder that holds its files: {source}")
     try:
         found = data_dir.is_dir()
     except OSError:  # a name that is too long, say
         found = False
     if not found:
-        raise UsageError(f"--data-dir {data_dir} is not a folder; for {name} it holds: {source}")
+        raise UsageError(f"`data_dir` {data_dir} is not a folder; for {name} it holds: {source}")
     return data_dir

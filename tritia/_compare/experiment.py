@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tritia._compare import (
+    checkpoints,
     folder,
     interactive,
-    optimizers,
     plots,
+    records,
     report,
     results,
     summary,
@@ -20,8 +21,9 @@ from tritia._compare import (
     training,
     tuning,
 )
-from tritia._compare.datasets import DATASETS
+from tritia._compare.errors import UsageError, unknown
 from tritia._compare.optimizers import Optimizer
+from tritia._compare.request import MAY_GROW, Request
 
 log = logging.getLogger("tritia.compare")
 
@@ -29,52 +31,14 @@ Advance = Callable[[str, int], None]
 """Called with what is being done, and the epochs just done: 0 where something begins, else 1."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-      dataset: a name in `datasets.DATASETS`.
-      optimizers: names in `optimizers.OPTIMIZERS`.
-      seeds: how many.
-      epochs: how many.
-      hidden: widths of the hidden layers.
-      batch_size: rows in a minibatch; None for the data set's own, 0 for all training rows.
-      data_dir: where mnist and cora are.
-      tune: whether to tune the learning rate.
-      learning_rate: without tuning, the learning rate of every optimizer; None for their usual one.
-      x_axis: of the picture.
-      target: the test metric for "epochs to target"; None for the data set's own.
-      out: where the results go.
-    """
-
-    dataset: str = "digits"
-    optimizers: tuple[str, ...] = (
-        "sgd",
-        "momentum",
-        "adam",
-        "adams_bashforth2",
-        "bdf2",
-        "difference3",
-        "difference4",
-        "tiam",
-        "spectral_momentum",
-    )
-    seeds: int = 5
-    epochs: int = 20
-    hidden: tuple[int, ...] = (100, 100)
-    batch_size: int | None = None
-    data_dir: Path | None = None
-    tune: bool = True
-    learning_rate: float | None = None
-    x_axis: Literal["epochs", "gradients"] = "epochs"
-    target: float | None = None
-    out: Path = Path("tritia-compare")
-
-
 @dataclasses.dataclass
 class Comparison:
-    """A comparison on its way: what is shared, what is finished so far, what can't be drawn."""
+    """A comparison on its way: what is shared and what is finished so far.
+
+    `begun` holds the curves of optimizers that seeds or epochs are missing of, `anew` those whose
+    first epochs have to be trained again, as there is no checkpoint to go on from; `undrawn` says
+    why a picture can't be drawn.
+    """
 
     request: Request
     command: str
@@ -84,16 +48,25 @@ class Comparison:
     optimizers: Mapping[str, Optimizer]
     tunings: dict[str, tuning.Tuning]
     curves: dict[str, training.Curves]
+    begun: dict[str, training.Curves]
+    anew: tuple[str, ...]
     seconds: dict[str, list[float]]
     resumed: bool
     undrawn: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def epochs_left(self) -> int:
         """Epochs still to run (tuning may add to them), and one for the timing."""
+        asked = self.request
         timing = 0 if self.seconds else 1
-        tunings = len(self.optimizers) - len(self.tunings) if self.request.tune else 0
-        runs = len(self.optimizers) - len(self.curves)
-        return (tunings + runs) * self.request.epochs + timing
+        tunings = len(self.optimizers) - len(self.tunings) if asked.tune else 0
+        runs = 0
+        for name in self.optimizers:
+            if name in self.begun:
+                begun = self.begun[name]
+                runs += asked.epochs - begun.epochs + asked.epochs * (begun.seeds < asked.seeds)
+            elif name not in self.curves:
+                runs += asked.epochs
+        return tunings * self.config["tuning"]["epochs"] + runs + timing
 
     def figures(self) -> list[summary.Figures]:
         """The figures of every optimizer that is finished, in the order asked for."""
@@ -111,6 +84,27 @@ class Comparison:
             if name in self.curves
         ]
 
+    def only(self, names: Sequence[str]) -> Comparison:
+        """The same with some of its finished optimizers, in the order of their names.
+
+        Args:
+          names: of optimizers.
+
+        Returns:
+          The `Comparison`, to be drawn.
+
+        Raises:
+          UsageError: one of them isn't finished here.
+        """
+        for name in names:
+            if name not in self.curves:
+                raise UsageError(
+                    f"`optimizers`: {unknown('finished optimizer', name, self.curves)}"
+                )
+        return dataclasses.replace(
+            self, optimizers={name: self.optimizers[name] for name in dict.fromkeys(names)}
+        )
+
     def conclusions(self) -> list[str]:
         """What was found, in words."""
         request = self.request
@@ -119,12 +113,14 @@ class Comparison:
         )
 
 
-def prepare(request: Request, command: str) -> Comparison:
+def prepare(request: Request, command: str, redraw: bool = False) -> Comparison:
     """Loads the data and reads what the folder already holds; it must be held by `folder.hold`.
 
     Args:
-      request: what is asked for.
+      request: what is asked for, from `resolve`.
       command: the command line that asks for it, for the report.
+      redraw: whether nothing is to be trained: what is finished is only to be drawn, so that other
+        versions and another device will do.
 
     Returns:
       The `Comparison`, to be given to `run`.
@@ -132,22 +128,23 @@ def prepare(request: Request, command: str) -> Comparison:
     Raises:
       UsageError: the request can't be carried out.
     """
-    chosen = optimizers.look_up(request.optimizers)
-    dataset = DATASETS[request.dataset](request.data_dir)
-    target = dataset.target if request.target is None else request.target
-    arguments = {**dataclasses.asdict(request), "target": target}
-    del arguments["out"]
+    chosen = request.chosen()
+    dataset = request.load()
+    target = dataset.target if request.goal is None else request.goal
+    tuned_on = {"seeds": min(tuning.TUNING_SEEDS, request.seeds), "epochs": request.epochs}
     config = {
-        "arguments": arguments,
+        "arguments": request.arguments(),
+        "tuning": tuned_on,
         "dataset": dataset.description(),
         **folder.environment(),
     }
+    before = folder.results_before(request.out, config, results.OUTPUTS, MAY_GROW, not redraw)
+    if before is not None:
+        # Optimizers that come later are tuned with the budget of those that are there.
+        config = {**(before if redraw else config), "tuning": _tuned_on(request.out, before)}
     bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
-    resumed = folder.holds_results(request.out, config, results.OUTPUTS)
-    if not resumed:
-        folder.write_json(request.out / folder.CONFIG, config)
     results.check_kinds(request.out)
-    tunings, curves = {}, {}
+    tunings, curves, begun = {}, {}, {}
     for name, optimizer in chosen.items():
         tuned, trained = results.load_optimizer(
             request.out, name, optimizer, request.seeds, request.epochs
@@ -155,41 +152,80 @@ def prepare(request: Request, command: str) -> Comparison:
         if tuned is not None:
             tunings[name] = tuned
         if trained is not None:
-            curves[name] = trained
-    seconds = results.load_timing(request.out, list(chosen))
+            whole = (trained.seeds, trained.epochs) == (request.seeds, request.epochs)
+            (curves if whole else begun)[name] = trained
+    anew = [name for name in begun if not _goes_on(request, name, begun[name])]
+    for name in anew:
+        del begun[name]
+    # Times are measured in one go: those of fewer optimizers or seeds don't compare.
+    whole = len(curves) == len(chosen)
+    seconds = results.load_timing(request.out, list(chosen)) if whole else {}
+    if not redraw and (before is None or folder.as_json(config) != before):
+        folder.write_json(request.out / folder.CONFIG, config)
     return Comparison(
-        request, command, config, target, bench, chosen, tunings, curves, seconds, resumed
+        request,
+        command,
+        config,
+        target,
+        bench,
+        chosen,
+        tunings,
+        curves,
+        begun,
+        tuple(anew),
+        seconds,
+        before is not None,
     )
 
 
-def run(comparison: Comparison, advance: Advance = lambda doing, done: None) -> None:
+def _tuned_on(out: Path, before: Mapping[str, Any]) -> dict[str, int]:
+    found = before.get("tuning")
+    if (
+        not isinstance(found, dict)
+        or [type(found.get(k)) for k in ("seeds", "epochs")] != [int] * 2
+    ):
+        raise UsageError(
+            f"{out / folder.CONFIG} is damaged (tuning is {found!r}); use another `out`, or delete"
+            " the folder"
+        )
+    return found
+
+
+def _goes_on(request: Request, name: str, begun: training.Curves) -> bool:
+    """Whether more epochs can follow those that were trained."""
+    path = checkpoints.path_of(request.out / results.FINISHED, name)
+    return begun.epochs == request.epochs or checkpoints.is_there(path, begun.seeds, begun.epochs)
+
+
+def run(
+    comparison: Comparison,
+    advance: Advance = lambda doing, done: None,
+    listeners: Sequence[records.Listener] = (),
+) -> None:
     """Does what is left to do; everything finished is on disk before the next thing starts.
 
     Args:
       comparison: from `prepare`; what is found is added to it.
       advance: called after each epoch, and where compiling or timing begins.
+      listeners: called with a `records.Record` of each epoch and seed that is trained here.
     """
     request, bench = comparison.request, comparison.bench
     compiled: dict[str, training.Compiled] = {}
+    if not comparison.seconds:
+        (request.out / results.TIMING).unlink(missing_ok=True)
     for name, optimizer in comparison.optimizers.items():
         if name not in comparison.tunings:
             found = _tune(comparison, name, optimizer, advance)
             # Kept before it counts as finished: the process may end at any moment.
-            results.save_optimizer(request.out, name, found, None)
+            results.save_optimizer(request.out, name, optimizer, found, None)
             comparison.tunings[name] = found
             log.info("%s: setting %s", name, dict(comparison.tunings[name].setting))
     # Only now are test rows touched.
-    for name, optimizer in comparison.optimizers.items():
+    for name in comparison.optimizers:
         if name not in comparison.curves:
-            setting = comparison.tunings[name].setting
-            advance(f"compiling {name}", 0)
-            compiled[name] = training.compile_training(bench, optimizer, setting)
-            doing = f"training {name}"
-            curves = training.train(
-                bench, optimizer, compiled[name], request.epochs, lambda d=doing: advance(d, 1)
-            )
-            results.save_optimizer(request.out, name, comparison.tunings[name], curves)
-            comparison.curves[name] = curves
+            program = _train(comparison, name, advance, listeners)
+            if program is not None:
+                compiled[name] = program
             log.info("%s: trained", name)
             write_outputs(comparison)
     if not comparison.seconds:
@@ -206,6 +242,67 @@ def run(comparison: Comparison, advance: Advance = lambda doing, done: None) -> 
     write_outputs(comparison)
 
 
+def _train(
+    comparison: Comparison, name: str, advance: Advance, listeners: Sequence[records.Listener]
+) -> training.Compiled | None:
+    """Trains the epochs, then the seeds that one optimizer lacks; returns what was compiled of it.
+
+    None where that isn't for all seeds.
+    """
+    seeds, epochs = comparison.request.seeds, comparison.request.epochs
+    known, program = comparison.begun.get(name), None
+    if known is None or known.epochs < epochs:
+        stop = seeds if known is None else known.seeds
+        program, known = _train_seeds(comparison, name, 0, stop, known, advance, listeners)
+    if known.seeds < seeds:
+        program = None
+        _, known = _train_seeds(comparison, name, known.seeds, seeds, known, advance, listeners)
+    comparison.curves[name] = known
+    return program
+
+
+def _train_seeds(
+    comparison: Comparison,
+    name: str,
+    start: int,
+    stop: int,
+    known: training.Curves | None,
+    advance: Advance,
+    listeners: Sequence[records.Listener],
+) -> tuple[training.Compiled, training.Curves]:
+    """Trains some seeds, on from what is known of them, and keeps what came of it."""
+    request, optimizer = comparison.request, comparison.optimizers[name]
+    tuned, bench = comparison.tunings[name], comparison.bench.only(start, stop)
+    path = checkpoints.path_of(request.out / results.FINISHED, name)
+    advance(f"compiling {name}", 0)
+    program = training.compile_training(bench, optimizer, tuned.setting)
+    begin = None
+    if known is not None and start == 0:
+        begin = known.epochs, checkpoints.load(path, program.carry)
+    curves, state = training.train(
+        bench,
+        optimizer,
+        program,
+        request.epochs,
+        lambda: advance(f"training {name}", 1),
+        lambda epoch, found: records.tell(
+            listeners, name, tuned.setting, bench.first_seed, epoch, found
+        ),
+        begin,
+    )
+    whole: training.Carry | None = state
+    if known is not None and start:
+        curves = known.joined(curves, axis=0)
+        there = checkpoints.is_there(path, known.seeds, known.epochs)
+        whole = checkpoints.joined(checkpoints.load(path, state), state) if there else None
+    elif known is not None:
+        curves = known.joined(curves, axis=1)
+    results.save_optimizer(request.out, name, optimizer, tuned, curves)
+    if whole is not None:
+        checkpoints.save(path, whole, curves.seeds, curves.epochs)
+    return program, curves
+
+
 def _tune(
     comparison: Comparison, name: str, optimizer: Optimizer, advance: Advance
 ) -> tuning.Tuning:
@@ -213,7 +310,14 @@ def _tune(
     if request.tune:
         doing = f"tuning {name}"
         advance(f"{doing}, compiling", 0)
-        return tuning.tune(comparison.bench, optimizer, request.epochs, lambda: advance(doing, 1))
+        budget = comparison.config["tuning"]
+        return tuning.tune(
+            comparison.bench,
+            optimizer,
+            budget["epochs"],
+            lambda: advance(doing, 1),
+            budget["seeds"],
+        )
     setting = {key: values[0] for key, values in optimizer.coefficients.items()}
     if optimizer.learning_rate is not None:
         given = request.learning_rate
@@ -224,10 +328,14 @@ def _tune(
     return tuning.Tuning(setting, [], [], [], "", False)
 
 
-def write_outputs(comparison: Comparison) -> None:
+def write_outputs(comparison: Comparison, shown: Sequence[str] = ()) -> None:
     """Writes metrics.csv, report.md and the pictures for what is finished so far.
 
     report.html comes once all is measured. What can't be drawn is named in `undrawn`.
+
+    Args:
+      comparison: on its way, or finished.
+      shown: names of optimizers, where only some are drawn; metrics.csv always holds all.
     """
     request, bench = comparison.request, comparison.bench
     rows = [
@@ -243,6 +351,9 @@ def write_outputs(comparison: Comparison) -> None:
         )
     ]
     folder.write(request.out / results.METRICS, results.metrics_csv(rows))
+    comparison.undrawn.clear()
+    if shown:
+        comparison = comparison.only(shown)
     text = report.markdown(
         comparison.figures(),
         bench,
@@ -253,7 +364,6 @@ def write_outputs(comparison: Comparison) -> None:
         rounds=max((len(times) for times in comparison.seconds.values()), default=0),
     )
     folder.write(request.out / results.REPORT, text)
-    comparison.undrawn.clear()
     _write_drawn(comparison, results.PICTURE, _picture)
     if comparison.seconds:
         _write_drawn(comparison, results.PAGE, _page)

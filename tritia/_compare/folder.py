@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -143,7 +143,7 @@ def hold(folder: Path) -> Iterator[None]:
             probe.unlink()
         except OSError as error:
             raise UsageError(
-                f"cannot write to --out {folder} ({error.strerror or error}); choose another folder"
+                f"cannot write to `out` {folder} ({error.strerror or error}); choose another folder"
             ) from None
         yield
 
@@ -190,8 +190,8 @@ def _open_lock(folder: Path) -> TextIO:
             owner = file.read(20).strip()
             file.close()
             raise UsageError(
-                f"another process ({owner or 'of unknown number'}) writes to --out {folder}; wait"
-                " for it, or use another --out"
+                f"another process ({owner or 'of unknown number'}) writes to `out` {folder}; wait"
+                " for it, or use another `out`"
             ) from None
         except OSError:  # a file system without locks
             return file
@@ -205,7 +205,45 @@ def _open_lock(folder: Path) -> TextIO:
         file.close()
 
 
-def holds_results(folder: Path, config: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+def earlier_config(folder: Path, outputs: Sequence[str]) -> dict[str, Any] | None:
+    """Reads the config.json of results that a folder holds.
+
+    Args:
+      folder: where the results go.
+      outputs: the names of what is written there besides config.json.
+
+    Returns:
+      What it holds, with "arguments", "dataset" and "versions"; None where there are no results.
+
+    Raises:
+      UsageError: there are files that this would overwrite, or config.json is damaged.
+    """
+    taken = [name for name in outputs if os.path.lexists(folder / name)]
+    if not os.path.lexists(folder / CONFIG):
+        if taken:
+            raise UsageError(
+                f"`out` {folder} holds {taken[0]} but no {CONFIG}; it would be overwritten: use"
+                " another `out`, or delete the folder"
+            )
+        return None
+    before = read_json(folder / CONFIG, "use another `out`, or delete the folder")
+    if not isinstance(before, dict) or any(
+        not isinstance(before.get(part), dict) for part in ("arguments", "dataset", "versions")
+    ):
+        raise UsageError(
+            f"{folder / CONFIG} was not written by this command; use another `out`, or delete the"
+            " folder"
+        )
+    return before if taken else {**before, "interrupted": True}
+
+
+def results_before(
+    folder: Path,
+    config: Mapping[str, Any],
+    outputs: Sequence[str],
+    may_grow: Collection[str] = (),
+    same_machine: bool = True,
+) -> dict[str, Any] | None:
     """Checks that what a folder holds, if anything, is the results of this request.
 
     Args:
@@ -213,61 +251,67 @@ def holds_results(folder: Path, config: Mapping[str, Any], outputs: Sequence[str
       config: what config.json is to hold: "arguments" by name, "dataset" with its "name" and
         "sha256", and what `environment` returns.
       outputs: the names of what is written there besides config.json.
+      may_grow: arguments of which there may be more than before: numbers, or lists of names.
+      same_machine: whether versions and device must be the same.
 
     Returns:
-      True where the folder holds (some of) the results of this request.
+      What config.json holds, where the folder holds (some of) the results; None otherwise.
 
     Raises:
       UsageError: it holds something else; the message names what differs.
     """
-    taken = [name for name in outputs if os.path.lexists(folder / name)]
-    if not os.path.lexists(folder / CONFIG):
-        if taken:
-            raise UsageError(
-                f"--out {folder} holds {taken[0]} but no {CONFIG}; it would be overwritten: use"
-                " another --out, or delete the folder"
-            )
-        return False
-    before = read_json(folder / CONFIG, "use another --out, or delete the folder")
-    if not isinstance(before, dict) or any(
-        not isinstance(before.get(part), dict) for part in ("arguments", "dataset", "versions")
-    ):
-        raise UsageError(
-            f"{folder / CONFIG} was not written by this command; use another --out, or delete the"
-            " folder"
-        )
+    before = earlier_config(folder, outputs)
+    if before is None:
+        return None
     now = as_json(config)
     if set(before["arguments"]) != set(now["arguments"]):
         raise UsageError(
-            f"--out {folder} holds the results of another command; use another --out, or delete the"
+            f"`out` {folder} holds the results of another command; use another `out`, or delete the"
             " folder"
         )
-    if not taken:  # interrupted before there was any result
-        return False
-    _check_same(folder, before, now)
-    return True
+    if "interrupted" in before:  # before there was any result
+        return None
+    _check_same(folder, before, now, may_grow)
+    if same_machine:
+        _check_machine(folder, before, now)
+    return before
 
 
-def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+_FREE = ("data_dir", "data", "x_axis", "goal")  # the checksum tells of data; the rest is drawing
+
+
+def _check_same(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collection[str]
+) -> None:
     for name, value in now["arguments"].items():
         earlier = before["arguments"][name]
-        if name != "data_dir" and earlier != value:
-            words = name.replace("_", " ")
-            raise UsageError(
-                f"--out {folder} holds a run with {words} {_shown(earlier)}, this one has {words}"
-                f" {_shown(value)}; use another --out, or delete the folder"
-            )
+        if name in _FREE or earlier == value or (name in may_grow and _is_more(earlier, value)):
+            continue
+        words = name.replace("_", " ")
+        raise UsageError(
+            f"`out` {folder} holds a run with {words} {_shown(earlier)}, this one has {words}"
+            f" {_shown(value)}; use another `out`, or delete the folder"
+        )
     if before["dataset"].get("sha256") != now["dataset"]["sha256"]:
         raise UsageError(
-            f"--out {folder} holds a run on other data (the checksum of {now['dataset']['name']}"
-            " differs); use another --out, or delete the folder"
+            f"`out` {folder} holds a run on other data (the checksum of {now['dataset']['name']}"
+            " differs); use another `out`, or delete the folder"
         )
+
+
+def _is_more(earlier: Any, value: Any) -> bool:
+    if isinstance(earlier, list):
+        return set(map(str, earlier)) <= set(map(str, value))
+    return isinstance(earlier, int) and earlier <= value
+
+
+def _check_machine(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in {**now["versions"], "device": now["device"]}.items():
         earlier = {**before["versions"], "device": before.get("device")}.get(name)
         if earlier != value:
             raise UsageError(
-                f"--out {folder} holds a run made with {name} {earlier}, this is {value}: their"
-                " figures don't compare; use another --out, or delete the folder"
+                f"`out` {folder} holds a run made with {name} {earlier}, this is {value}: their"
+                " figures don't compare; use another `out`, or delete the folder"
             )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,7 +11,6 @@ import optax
 
 import tritia
 from tritia._compare.datasets import Task
-from tritia._compare.errors import UsageError
 
 Number = float | jax.Array
 Setting = Mapping[str, Number]
@@ -50,11 +48,12 @@ class Optimizer:
       gradients_per_step: gradient evaluations of a minibatch that one step takes.
       extra: what `update` is passed besides gradients, state and params: nothing; `grad_fn`, the
         gradient on the same minibatch as a function of params; the loss as Optax's line searches
-        take it, `value`, `grad` and `value_fn`; or `inputs` and `targets`, with None for the
-        gradients, which nobody computes.
+        take it, `value`, `grad` and `value_fn`; everything so far; or `inputs` and `targets`, with
+        None for the gradients, which nobody computes.
       full_batch: whether every step sees all training rows.
       evaluation_params: from state and params to the params that are evaluated.
       diagnostics: from state to named scalars, written to metrics.csv after each epoch.
+      source: SHA-256 of the file that defines it, where it may change between two runs.
     """
 
     call: str
@@ -62,10 +61,11 @@ class Optimizer:
     learning_rate: float | None
     coefficients: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     gradients_per_step: int = 1
-    extra: Literal["nothing", "grad_fn", "loss", "examples"] = "nothing"
+    extra: Literal["nothing", "grad_fn", "loss", "everything", "examples"] = "nothing"
     full_batch: bool = False
     evaluation_params: Callable[[Any, Any], Any] = _params_themselves
     diagnostics: Callable[[Any], Mapping[str, jax.Array]] | None = None
+    source: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -349,33 +349,3 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
 }
 """Every optimizer by its name on the command line."""
-
-
-def look_up(names: Sequence[str]) -> dict[str, Optimizer]:
-    """Looks names up in the registry.
-
-    Args:
-      names: as on the command line.
-
-    Returns:
-      The optimizers, in the order of the names.
-
-    Raises:
-      UsageError: a name is unknown (the message lists those that are known and the nearest), or
-        there twice.
-    """
-    for name in names:
-        if name not in OPTIMIZERS:
-            raise UsageError(unknown("optimizer", name, OPTIMIZERS))
-        if names.count(name) > 1:
-            raise UsageError(f"optimizer {name!r} is listed twice in --optimizers")
-    if not names:
-        raise UsageError("--optimizers is empty")
-    return {name: OPTIMIZERS[name] for name in names}
-
-
-def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-    """The message for an unknown name: the nearest match and all that are known."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known))}."

@@ -11,7 +11,7 @@ import numpy as np
 from tritia._compare.datasets import Dataset, Scaling
 from tritia._compare.summary import Figures, Spread
 from tritia._compare.training import Bench
-from tritia._compare.tuning import EXTENSIONS, TUNING_SEEDS
+from tritia._compare.tuning import EXTENSIONS
 
 LEGEND = (
     "Medians [least, greatest] over seeds, at the last epoch, without the seeds that diverged;"
@@ -235,7 +235,7 @@ def markdown(
         "- A seed decides the initial weights and the order of the rows"
         + ("" if dataset.one_split else ", and which rows train")
         + "; it is the same for every optimizer.",
-        f"- Learning rates: {_tuning_words(arguments)}",
+        f"- Learning rates: {_tuning_words(arguments, config['tuning'])}",
         f"- Diverged: a loss that is not finite, or a training loss above"
         f" {dataset.diverged_loss:.3g}.",
         f"- Times: one compiled epoch of all seeds, {count(rounds, 'round')} of each optimizer in"
@@ -254,13 +254,13 @@ _SCALING: dict[Scaling, str] = {
 }
 
 
-def _tuning_words(arguments: Mapping[str, Any]) -> str:
+def _tuning_words(arguments: Mapping[str, Any], budget: Mapping[str, int]) -> str:
     if not arguments["tune"]:
         given = arguments["learning_rate"]
         return "each optimizer's usual one." if given is None else f"{given}, as given."
     return (
         f"the best of seven, half a decade apart, on the validation rows of"
-        f" {count(min(TUNING_SEEDS, arguments['seeds']), 'seed')}, for as many epochs; up to"
+        f" {count(budget['seeds'], 'seed')}, for {count(budget['epochs'], 'epoch')}; up to"
         f" {EXTENSIONS} times seven more where the best is the last one tried. What was tried is in"
         " finished/."
     )

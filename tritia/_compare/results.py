@@ -27,9 +27,12 @@ METRICS, PICTURE, REPORT, PAGE = "metrics.csv", "learning_curves.png", "report.m
 OUTPUTS = (REPORT, PAGE, METRICS, PICTURE, TIMING, FINISHED)
 
 
-def save_optimizer(folder: Path, name: str, tuning: Tuning, curves: Curves | None) -> None:
+def save_optimizer(
+    folder: Path, name: str, optimizer: Optimizer, tuning: Tuning, curves: Curves | None
+) -> None:
     """Keeps what is known of one optimizer."""
     content = {
+        "source": optimizer.source,
         "tuning": tuning._asdict(),
         "curves": None if curves is None else curves._asdict(),
     }
@@ -59,7 +62,7 @@ def load_optimizer(
       folder: of the comparison.
       name: of the optimizer.
       optimizer: from the registry.
-      seeds: how many the curves must have.
+      seeds: how many the curves may have at most.
       epochs: likewise; one point more, for the beginning.
 
     Returns:
@@ -73,11 +76,16 @@ def load_optimizer(
         return None, None
     content = read_json(path)
     try:
+        if content["source"] != optimizer.source:
+            raise UsageError(
+                f"{path} was made with another version of {optimizer.call}, whose file has changed;"
+                " delete it to tune and train it again"
+            )
         tuning = _tuning(content["tuning"], optimizer)
         if content["curves"] is None:
             return tuning, None
-        return tuning, _curves(content["curves"], (seeds, epochs + 1))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return tuning, _curves(content["curves"], seeds, epochs)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}); delete it to compute it again"
         ) from None
@@ -101,8 +109,12 @@ def _tuning(content: Mapping[str, Any], optimizer: Optimizer) -> Tuning:
     )
 
 
-def _curves(content: Mapping[str, Any], shape: tuple[int, int]) -> Curves:
+def _curves(content: Mapping[str, Any], seeds: int, epochs: int) -> Curves:
     fields = dict(content)
+    losses = fields["training_loss"]
+    shape = (len(losses), len(losses[0]))
+    if not (1 <= shape[0] <= seeds and 2 <= shape[1] <= epochs + 1):
+        raise ValueError(f"curves of shape {shape}, more than {(seeds, epochs + 1)}")
     diagnostics = {
         field: numbers(value, shape) for field, value in fields.pop("diagnostics").items()
     }

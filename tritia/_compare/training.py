@@ -15,7 +15,7 @@ import optax
 
 from tritia._arguments import with_extra_args
 from tritia._compare import datasets, network
-from tritia._compare.datasets import Dataset, Task
+from tritia._compare.datasets import Dataset
 from tritia._compare.optimizers import LearningTask, Optimizer
 
 Progress = Callable[[], None]
@@ -36,8 +36,8 @@ class Rows(NamedTuple):
       targets: shape (rows,) or (rows, outputs).
     """
 
-    inputs: jax.Array
-    targets: jax.Array
+    inputs: jax.Array | np.ndarray
+    targets: jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Bench:
       initial: parameters, likewise; the same for every optimizer.
       seeds: how many.
       batch_size: rows per minibatch, at most the training rows.
+      first_seed: the number of the first.
     """
 
     dataset: Dataset
@@ -61,16 +62,25 @@ class Bench:
     initial: Any
     seeds: int
     batch_size: int
+    first_seed: int = 0
 
     @property
     def training_rows(self) -> int:
         """How many rows one seed trains on."""
         return self.splits.training.shape[1]
 
-    def first(self, seeds: int) -> Bench:
-        """The same with the first few seeds only."""
-        splits, initial = jax.tree.map(lambda leaf: leaf[:seeds], (self.splits, self.initial))
-        return dataclasses.replace(self, splits=splits, initial=initial, seeds=seeds)
+    def only(self, start: int, stop: int) -> Bench:
+        """The same with the seeds from `start` to before `stop`, counted from the first."""
+        if (start, stop) == (0, self.seeds):
+            return self
+        splits, initial = jax.tree.map(lambda leaf: leaf[start:stop], (self.splits, self.initial))
+        return dataclasses.replace(
+            self,
+            splits=splits,
+            initial=initial,
+            seeds=stop - start,
+            first_seed=self.first_seed + start,
+        )
 
     def steps_per_epoch(self, optimizer: Optimizer) -> int:
         """How many steps an epoch has; rows that don't fill a batch wait for another epoch."""
@@ -92,7 +102,7 @@ class Bench:
                 .permutation(self.training_rows)[: steps * self.batch_size]
                 .reshape(steps, self.batch_size)
                 .astype(np.int32)
-                for seed in range(self.seeds)
+                for seed in range(self.first_seed, self.first_seed + self.seeds)
             ]
         )
 
@@ -186,7 +196,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
         solver = transform(setting)
 
         def step(carry: Carry, positions: jax.Array) -> tuple[Carry, None]:
-            inputs, targets = gather(task, rows, split, split.training[positions])
+            inputs, targets = gather(bench.dataset, rows, split, split.training[positions])
 
             def loss(params: Any) -> jax.Array:
                 return jnp.mean(network.row_losses(task, net.apply(params, inputs), targets))
@@ -195,9 +205,11 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
             extra: dict[str, Any] = {}
             if optimizer.extra == "examples":
                 extra = {"inputs": inputs, "targets": targets}
-            elif optimizer.extra == "loss":
+            elif optimizer.extra in ("loss", "everything"):
                 value, gradients = jax.value_and_grad(loss)(carry.params)
                 extra = {"value": value, "grad": gradients, "value_fn": loss}
+                if optimizer.extra == "everything":
+                    extra["grad_fn"] = jax.grad(loss)
             else:
                 gradients = jax.grad(loss)(carry.params)
                 if optimizer.extra == "grad_fn":
@@ -218,7 +230,7 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
         numbers = jnp.pad(numbers, padding).reshape(chunks, chunk)
 
         def add(total: network.Sums, piece: Any) -> tuple[network.Sums, None]:
-            inputs, targets = gather(task, rows, split, piece[0])
+            inputs, targets = gather(bench.dataset, rows, split, piece[0])
             found = network.sums(task, net.apply(params, inputs), targets, piece[1])
             return jax.tree.map(jnp.add, total, found), None
 
@@ -234,11 +246,13 @@ def functions(bench: Bench, optimizer: Optimizer) -> Functions:
     return Functions(start, epoch, evaluate, diagnostics)
 
 
-def gather(task: Task, rows: Rows, split: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rows of the given numbers, scaled by the split's statistics."""
+def gather(dataset: Dataset, rows: Rows, split: Any, numbers: Any) -> tuple[Any, Any]:
+    """The rows of the given numbers, scaled by the split's statistics; means where missing."""
     inputs = (rows.inputs[numbers] - split.input_shift) * split.input_scale
+    if dataset.missing:
+        inputs = jnp.where(jnp.isnan(inputs), 0.0, inputs)
     targets = rows.targets[numbers]
-    if task == "regression":
+    if dataset.task == "regression":
         targets = (targets - split.target_shift) * split.target_scale
     return inputs, targets
 
@@ -319,6 +333,29 @@ class Curves(NamedTuple):
     diagnostics: Mapping[str, np.ndarray]
     compile_seconds: float
 
+    @property
+    def seeds(self) -> int:
+        """How many were trained."""
+        return self.training_loss.shape[0]
+
+    @property
+    def epochs(self) -> int:
+        """For how many."""
+        return self.training_loss.shape[1] - 1
+
+    def joined(self, other: Curves, axis: Literal[0, 1]) -> Curves:
+        """These with further seeds (axis 0) or epochs (axis 1)."""
+        both = jax.tree.map(
+            lambda *parts: np.concatenate(parts, axis),
+            self._replace(compile_seconds=np.zeros((1, 1))),
+            other._replace(compile_seconds=np.zeros((1, 1))),
+        )
+        return both._replace(compile_seconds=max(self.compile_seconds, other.compile_seconds))
+
+
+Watch = Callable[[int, Any], None]
+"""Called after each epoch with its number and what `Compiled.evaluate` found."""
+
 
 def train(
     bench: Bench,
@@ -326,24 +363,35 @@ def train(
     compiled: Compiled,
     epochs: int,
     progress: Progress = lambda: None,
-) -> Curves:
+    watch: Watch = lambda epoch, found: None,
+    begin: tuple[int, Carry] | None = None,
+) -> tuple[Curves, Carry]:
     """Trains all seeds with one optimizer.
 
     Args:
       bench: what is shared.
       optimizer: from the registry.
       compiled: its compiled training.
-      epochs: how many.
+      epochs: up to which.
       progress: called after each.
+      watch: likewise, and once before the first.
+      begin: epochs already trained and the state after them; None to start anew.
 
     Returns:
-      The `Curves`.
+      The `Curves` of the epochs trained here (and of epoch 0), and the state after the last.
     """
-    carry = compiled.carry
-    found = [jax.device_get(compiled.evaluate(carry))]
-    for epoch in range(epochs):
-        carry = compiled.epoch(carry, jnp.asarray(bench.batches(optimizer, epoch)))
+    done, carry = begin or (0, compiled.carry)
+    found = []
+
+    def evaluate(epoch: int) -> None:
         found.append(jax.device_get(compiled.evaluate(carry)))
+        watch(epoch, found[-1])
+
+    if begin is None:
+        evaluate(0)
+    for epoch in range(done, epochs):
+        carry = compiled.epoch(carry, jnp.asarray(bench.batches(optimizer, epoch)))
+        evaluate(epoch + 1)
         progress()
     columns = jax.tree.map(lambda *values: np.stack(values, axis=1), *found)
-    return Curves(*columns, compile_seconds=compiled.compile_seconds)
+    return Curves(*columns, compile_seconds=compiled.compile_seconds), carry

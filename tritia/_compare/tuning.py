@@ -53,7 +53,11 @@ class Tuning(NamedTuple):
 
 
 def tune(
-    bench: Bench, optimizer: Optimizer, epochs: int, progress: Progress = lambda: None
+    bench: Bench,
+    optimizer: Optimizer,
+    epochs: int,
+    progress: Progress = lambda: None,
+    seeds: int = TUNING_SEEDS,
 ) -> Tuning:
     """Tunes one optimizer on the validation rows of the first few seeds.
 
@@ -62,11 +66,12 @@ def tune(
       optimizer: from the registry.
       epochs: as many as the comparison will train for.
       progress: called after each epoch of each sweep.
+      seeds: how many at most.
 
     Returns:
       The `Tuning`.
     """
-    bench = bench.first(min(bench.seeds, TUNING_SEEDS))
+    bench = bench.only(0, min(bench.seeds, seeds))
     defaults = {name: values[0] for name, values in optimizer.coefficients.items()}
     tried: list[Mapping[str, float]] = []
     scores: list[float] = []
