@@ -1,8 +1,8 @@
 """Writes the API reference to a folder: python .ci/reference.py FOLDER.
 
 pdoc makes it from the docstrings. This names the pages, lists on each what its package exports,
-brings formulas through Markdown and HTML unharmed, and shows annotations as they are written:
-`optax.Params`, not the union of nine types behind it.
+what is called first, writes formulas as MathML, so that no script has to come from the network, and
+shows annotations as they are written: `optax.Params`, not the union of nine types behind it.
 """
 
 import functools
@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import latex2mathml.converter
 import pdoc
 
 import tritia
@@ -33,17 +34,50 @@ class _Written:
         return self.text if isinstance(self.text, str) else inspect.formatannotation(self.text)
 
 
-_FORMULAS = re.compile(r":math:`[^`]+`|^( *)\.\. math::.*(\n(\1 .*)?)*", re.MULTILINE)
+_FORMULAS = re.compile(
+    r":math:`(?P<inline>[^`]+)`|^(?P<indent> *)\.\. math::(?P<block>.*(?:\n(?:(?P=indent) .*)?)*)",
+    re.MULTILINE,
+)
+_written: list[tuple[str, str]] = []  # MathML and words, by the number in the formula's stand-in
 
 
-def _shield(formula):
-    """Avoids what Markdown (a backslash before another) and HTML (<) take for themselves."""
-    text = formula[0].replace("\\\\", r"\cr").replace("<", r"\lt ")
-    return " ".join(text.split()) if text.startswith(":") else text
+def _stand_in(formula):
+    """Puts a word that Markdown leaves alone in the place of a formula."""
+    kind = "block" if formula["inline"] is None else "inline"
+    text = " ".join(formula[kind].split())
+    mathml = latex2mathml.converter.convert(text, display=kind)
+    _written.append((mathml, re.sub(r"\W+", " ", text)))
+    word = f"formula{len(_written) - 1}standsin"
+    return word if kind == "inline" else f"{formula['indent']}{word}\n\n"
+
+
+def _put_formulas(folder):
+    """Puts MathML, which browsers show by themselves, in the places of the stand-ins."""
+    for suffix, part in ((".html", 0), (".js", 1)):
+        for path in folder.rglob(f"*{suffix}"):
+            pieces = re.split(r"formula(\d+)standsin", path.read_text(encoding="utf-8"))
+            pieces[1::2] = [_written[int(number)][part] for number in pieces[1::2]]
+            path.write_text("".join(pieces), encoding="utf-8")
+
+
+def _order(package):
+    """Sorts names: functions as the page's text mentions them, other functions, constants, classes.
+
+    The states of optimizers, which few need, come last.
+    """
+    mentioned = re.findall(r"`(\w+)[`(]", package.__doc__)
+
+    def key(name):
+        thing = getattr(package, name)
+        kind = 0 if inspect.isfunction(thing) else 2 if inspect.isclass(thing) else 1
+        place = mentioned.index(name) if name in mentioned else len(mentioned)
+        return kind, name.endswith("State"), place
+
+    return key
 
 
 def _prepare(thing):
-    """Shields the formulas and annotations of a function, or of a class and its methods."""
+    """Prepares the formulas and annotations of a function, or of a class and its methods."""
     if inspect.isclass(thing) and thing.__module__.startswith("tritia"):
         for member in vars(thing).values():
             if isinstance(member, functools.cached_property):
@@ -54,7 +88,7 @@ def _prepare(thing):
     elif not inspect.isfunction(thing):
         return
     if thing.__doc__:
-        thing.__doc__ = _FORMULAS.sub(_shield, inspect.getdoc(thing) or "")
+        thing.__doc__ = _FORMULAS.sub(_stand_in, inspect.getdoc(thing) or "")
     for name, annotation in inspect.get_annotations(thing).items():
         thing.__annotations__[name] = _Written(annotation)
 
@@ -70,13 +104,15 @@ def main(folder):
             # Each thing has one page.
             if package is tritia or thing is not vars(tritia).get(name)
         ]
-        package.__doc__ = _FORMULAS.sub(_shield, inspect.getdoc(package) or "")
+        package.__all__.sort(key=_order(package))
+        package.__doc__ = _FORMULAS.sub(_stand_in, inspect.getdoc(package) or "")
         for name in package.__all__:
             _prepare(getattr(package, name))
     tritia.__all__ += ["flax", "sweeps", "alternating", "inertia"]
-    pdoc.render.configure(docformat="google", math=True, footer_text=f"tritia {tritia.__version__}")
+    pdoc.render.configure(docformat="google", footer_text=f"tritia {tritia.__version__}")
     # The package that is imported, wherever it is: given its name, pdoc looks in this folder too.
     pdoc.pdoc(Path(tritia.__file__).parent, output_directory=Path(folder))
+    _put_formulas(Path(folder))
 
 
 if __name__ == "__main__":

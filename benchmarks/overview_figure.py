@@ -1,6 +1,6 @@
-"""Draws the README's picture: stability regions, and learning curves of a finished comparison.
+"""Draws the README's picture: stability regions, and the learning curves of both usual comparisons.
 
-tritia compare --optimizers sgd,momentum,adam,difference4,tiam,spectral_momentum --out FOLDER
+tritia compare --out FOLDER
 python -m benchmarks.overview_figure FOLDER notebooks/figures/overview.png
 """
 
@@ -17,6 +17,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import tritia
+from tritia._compare.colours import styles
+
+SHOWN = ("sgd", "momentum", "adam", "difference4", "tiam", "spectral_momentum")
 
 
 def curves(folder: Path, column: str) -> dict[str, np.ndarray]:
@@ -29,26 +32,40 @@ def curves(folder: Path, column: str) -> dict[str, np.ndarray]:
     return {name: np.array(list(seeds.values())) for name, seeds in found.items()}
 
 
+def draw_curves(axes: plt.Axes, found: dict[str, np.ndarray]) -> None:
+    """The median and the quartiles over seeds, in the colours of the comparison's own pictures."""
+    for name, style in styles(SHOWN).items():
+        lower, middle, upper = np.percentile(found[name], (25, 50, 75), axis=0)
+        epochs = np.arange(len(middle))
+        axes.plot(epochs, middle, label=name, linewidth=1.5, color=style.colour)
+        axes.fill_between(epochs, lower, upper, color=style.colour, alpha=0.15, linewidth=0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overview_figure")
-    parser.add_argument("comparison", type=Path, help="folder of a finished tritia compare")
+    parser.add_argument(
+        "comparison", type=Path, help="folder of a finished tritia compare without --dataset"
+    )
     parser.add_argument("picture", type=Path, help="PNG to write")
     arguments = parser.parse_args()
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), dpi=130, layout="constrained")
-    others = tritia.TABLEAUS["rk4"], tritia.MULTISTEP_SCHEMES["difference25"]
-    tritia.MULTISTEP_SCHEMES["euler"].plot_stability_region(*others, ax=left)
-
-    for name, values in curves(arguments.comparison, "test_metric").items():
-        epochs = np.arange(values.shape[1])
-        lower, upper = np.percentile(values, (25, 75), axis=0)
-        (line,) = right.plot(epochs, np.median(values, axis=0), label=name, linewidth=1.5)
-        right.fill_between(epochs, lower, upper, color=line.get_color(), alpha=0.15, linewidth=0)
-    right.set(xlabel="epoch", ylabel="test accuracy", ylim=(0.88, 1.0), xticks=range(0, 21, 5))
-    right.set_title("digits: median and quartiles of 5 seeds")
-    right.legend(fontsize="small")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), dpi=130, layout="constrained")
+    left, *others = axes
+    schemes = tritia.TABLEAUS["rk4"], tritia.MULTISTEP_SCHEMES["difference25"]
+    tritia.MULTISTEP_SCHEMES["euler"].plot_stability_region(*schemes, ax=left)
+    for right, name, title, limits in zip(
+        others,
+        ("digits", "few_digits"),
+        ("digits, minibatches", "50 rows of digits, full batches"),
+        ((0.88, 1.0), (0.6, 0.9)),
+        strict=True,
+    ):
+        draw_curves(right, curves(arguments.comparison / name, "test_metric"))
+        right.set(xlabel="epoch", title=title, ylim=limits, xticks=range(0, 21, 5))
+        right.set_ylabel("test accuracy, median and quartiles of 5 seeds", fontsize="small")
+    others[0].legend(fontsize="small")
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
     figure.savefig(arguments.picture)
 
 

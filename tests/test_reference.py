@@ -1,7 +1,10 @@
 """What is public is documented: the API reference is made from these docstrings."""
 
 import inspect
+import pathlib
 import re
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -111,3 +114,22 @@ def test_functions_say_their_arguments_and_show_an_example(name):
 )
 def test_annotations_list_the_names_that_there_are(annotation, names):
     assert get_args(annotation) == tuple(names)
+
+
+@pytest.mark.slow
+def test_the_pages_open_with_what_is_called_and_need_no_network(tmp_path):
+    pytest.importorskip("pdoc")
+    pytest.importorskip("latex2mathml")
+    script = pathlib.Path(__file__).parents[1] / ".ci" / "reference.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=300)
+    shown = {path.stem: path.read_text() for path in tmp_path.rglob("*.html")}
+    members = re.findall('<section id="(\\w+)"', shown["tritia"])
+    assert members[:4] == ["difference", "adams_bashforth", "bdf", "linear_multistep"]
+    assert members.index("rk4") < members.index("LinearMultistep") < members.index("TiamState")
+    text = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    text = re.sub("<pre>.*?</pre>", "", text, flags=re.DOTALL)  # the source, as it stands
+    assert "<math" in shown["tritia"]
+    assert "<mfrac>" in shown["alternating"]
+    for trace in ("standsin", ":math:", ".. math::", "MathJax", "katex"):
+        assert trace not in text, trace
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?:https?:)?//", text)

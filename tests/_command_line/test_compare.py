@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ from tritia._compare.errors import UsageError
 SMALL = ["compare", "--dataset", "wine", "--seeds", "2", "--epochs", "2", "--hidden", "4"]
 QUICK = [*SMALL, "--no-tune", "--optimizers", "sgd,momentum"]
 OUTPUTS = {"config.json", "metrics.csv", "report.md", "learning_curves.png", "timing.json"}
+OUTPUTS |= {"report.html"}
 
 
 def rows_of(folder):
@@ -277,6 +279,7 @@ def test_a_missing_extra_says_what_to_install(capsys, monkeypatch):
     line = refused(capsys, QUICK)
     assert "flax, scikit-learn not installed" in line
     assert 'pip install "tritia[compare]"' in line
+    assert 'in a checkout pip install ".[compare]"' in line
 
 
 def test_what_breaks_leaves_its_traceback_in_the_log(capsys, tmp_path, monkeypatch):
@@ -330,3 +333,56 @@ def test_regression_and_gradient_counts(tmp_path, capsys):
         if row["epoch"] == "1"
     }
     assert counts["heun"] == 2 * counts["sgd"] == 2 * (282 // 32)
+
+
+def test_a_picture_that_cannot_be_drawn_loses_nothing(tmp_path, capsys, monkeypatch, quick):
+    def broken(contents):
+        raise RuntimeError("no ink")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.interactive, "page", broken)
+        patch.setattr(experiment.plots, "draw", broken)
+        assert main([*QUICK, "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "report.html could not be drawn (RuntimeError: no ink); the traceback is in" in shown.err
+    assert "learning_curves.png could not be drawn" in shown.err
+    assert ": report.md, metrics.csv, config.json" in shown.out
+    assert (out / "metrics.csv").read_bytes() == (quick / "metrics.csv").read_bytes()
+    assert "no ink" in (out / "run.log").read_text()
+    assert main([*QUICK, "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} >= OUTPUTS
+
+
+def test_the_page_says_what_the_report_says(quick):
+    page = (quick / "report.html").read_text()
+    report = (quick / "report.md").read_text()
+    bullets = re.findall("^- (On wine .*)$", report, re.MULTILINE)
+    assert len(bullets) == 1
+    assert f"<li>{bullets[0]}</li>" in page
+    assert "tritia compare --dataset wine --optimizers sgd,momentum" in page
+
+
+def test_without_a_data_set_both_regimes_are_shown(tmp_path, capsys, monkeypatch):
+    arguments = ["compare", "--no-tune", "--optimizers", "sgd", "--seeds", "1", "--epochs", "1"]
+    arguments += ["--hidden", "none", "--out", str(tmp_path)]
+    train = training.train
+
+    def interrupted(bench, *rest):
+        if bench.dataset.name == "few_digits":
+            raise KeyboardInterrupt
+        return train(bench, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", interrupted)
+        assert main(arguments) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    _, _, words = line.partition("To go on: ")
+    assert main(words.split()[1:]) == 0
+    shown = capsys.readouterr()
+    done = f"Going on with {tmp_path / 'digits'}: digits, 1 seed, 1 epoch; sgd (trained); all of it"
+    assert done in shown.err
+    assert "digits: minibatches of 64 of 1149 rows, 1 seed, 1 epoch" in shown.out
+    assert "few_digits: full batches of 50 rows, 1 seed, 1 epoch" in shown.out
+    for name in ("digits", "few_digits"):
+        assert f"tritia compare --dataset {name} " in (tmp_path / name / "report.md").read_text()

@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(capsys, tmp_path, monkeypa
 def test_a_name_that_is_not_utf8_is_kept_and_shown_escaped(capsys, tmp_path):
     out = os.fsdecode(os.fsencode(tmp_path) + b"/\xff[/x]")
     assert main([*COMPARE, "--out", out]) == 0
-    assert "\\udcff[/x]: report.md" in capsys.readouterr().out
+    assert "\\udcff[/x]: report.html" in capsys.readouterr().out
     with open(os.path.join(out, "report.md"), "rb") as file:
         assert b"\xff[/x]" in file.read()
 

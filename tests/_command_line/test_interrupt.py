@@ -78,7 +78,10 @@ def interrupted(tmp_path, where, number, arguments, environment, delay=0.05):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, lines = process.communicate(timeout=60)
-    return process.returncode, lines, time.monotonic() - began
+    seconds = time.monotonic() - began
+    # How far it was before is said every few seconds.
+    said = [line for line in lines.splitlines(keepends=True) if " so far, " not in line]
+    return process.returncode, "".join(said), seconds
 
 
 def check(out, code, lines, seconds):

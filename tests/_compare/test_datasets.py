@@ -357,3 +357,16 @@ def test_a_sparse_file_cannot_ask_for_a_huge_table(tmp_path):
     write_pickle(tmp_path / "ind.cora.tx", matrix)
     with pytest.raises(UsageError, match="it has 2000000000 columns"):
         datasets.DATASETS["cora"](tmp_path)
+
+
+def test_few_digits_has_fewer_rows_than_features_and_the_test_rows_of_digits():
+    few, many = (datasets.DATASETS[name](None) for name in ("few_digits", "digits"))
+    parts = [datasets.split(few, seed) for seed in (0, 1)]
+    for part in parts:
+        assert len(part.training) == 50 < few.inputs.shape[1]
+        assert np.bincount(few.targets[part.training]).tolist() == [5] * 10
+        every = np.concatenate([part.training, part.validation, part.test])
+        np.testing.assert_array_equal(np.sort(every), np.arange(len(few.targets)))
+        np.testing.assert_array_equal(part.test, datasets.split(many, 0).test)
+    assert set(parts[0].training) != set(parts[1].training)
+    assert few.batch_size == 50

@@ -37,22 +37,35 @@ def test_a_seed_that_diverged_counts_for_nobody():
     assert one.diverged == 1
 
 
-def test_the_sentences_name_the_best_and_count_the_seeds():
+def test_the_conclusions_name_the_best_and_count_the_seeds():
     found = [figures("sgd", [0.8] * 5), figures("adam", [0.9] * 5), figures("bdf2", [0.95] * 5)]
-    assert report.sentences(found, WINE, 5, 3) == (
-        "On wine (5 seeds, 3 epochs), the best median test accuracy, 0.950, is that of bdf2. bdf2,"
-        " the best of tritia's, is ahead of adam, the best of the others, on 5, level on 0 and"
-        " behind on 0 of 5 seeds."
-    )
+    assert report.conclusions(found, WINE, 5, 3, 0.9) == [
+        "On wine (5 seeds, 3 epochs), the best median test accuracy, 0.950, is that of bdf2.",
+        "bdf2, the best of tritia's, is ahead of adam, the best of the others, on 5, level on 0 and"
+        " behind on 0 of 5 seeds.",
+        "None of tritia's is behind adam on more seeds than ahead.",
+        "A test accuracy of 0.9 takes bdf2 and adam the fewest epochs, 1, and bdf2 the fewest"
+        " seconds, 0.0015 a seed.",
+        "An epoch of sgd takes 1.5 ms a seed; 1 times that for adam up to 1 times that for bdf2.",
+    ]
     few = [figures("sgd", [0.8] * 2), figures("bdf2", [0.8] * 2)]
-    assert report.sentences(few, WINE, 2, 1).endswith("of 2 seeds, too few to tell.")
-    assert "sgd and bdf2" in report.sentences(few, WINE, 2, 1)
-    assert report.sentences(found[:2], WINE, 5, 3).count(".") == 2  # 0.900 and the end
+    words = report.conclusions(few, WINE, 2, 1, 0.9)
+    assert words[0].endswith("is that of sgd and bdf2.")
+    assert words[1].endswith("of 2 seeds, too few to tell.")
+    assert words[3] == "Nobody reaches a test accuracy of 0.9 on more than half of the seeds."
+    assert len(report.conclusions(found[:2], WINE, 5, 3, 0.9)) == 3
+
+
+def test_the_conclusions_name_those_that_lose():
+    found = [figures("adam", [0.9] * 5), figures("bdf2", [0.8, 0.8, 0.8, 0.9, 0.95])]
+    lost = report.conclusions(found, WINE, 5, 3, 0.9)[2]
+    assert lost == "Behind adam on more seeds than ahead (ahead/level/behind): bdf2 (1/1/3)."
 
 
 def test_all_runs_diverging_is_said():
     lost = figures("sgd", [0.8, 0.8], training_loss=np.full((2, 2), np.inf))
-    assert "every run of every optimizer diverged" in report.sentences([lost], WINE, 2, 1)
+    (words,) = report.conclusions([lost], WINE, 2, 1, 0.9)
+    assert "every run of every optimizer diverged" in words
     assert report.table([lost], WINE, 2, 0.9)[1][0][-1] == "2 of 2"
 
 

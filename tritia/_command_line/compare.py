@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from tritia._command_line import interrupt, own_code, tables
+from tritia._command_line import interrupt, own_code, progress, tables
 from tritia._command_line.compare_options import command
 from tritia._command_line.failures import keep_log, report_failure
 from tritia._command_line.screen import complain, output, printable
-from tritia._compare import experiment, folder, report
+from tritia._compare import experiment, folder, report, results
 from tritia._compare.datasets import DESCRIPTIONS
 from tritia._compare.errors import UsageError
 from tritia._compare.experiment import Comparison
@@ -24,6 +24,9 @@ from tritia._compare.records import Listener
 from tritia._compare.request import Request, resolve
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+USUAL_DATASETS = ("digits", "few_digits")
+"""Without --dataset: minibatches of many rows, and full batches of few."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,24 +46,52 @@ def run(arguments: argparse.Namespace) -> int:
             _list()
         return 0
     own_code.import_from_here()
-    request = _request(arguments)
-    interrupt.say(lambda: f"tritia compare: {_interrupted(request, None)}")
+    if not _wants_both(arguments):
+        request = _request(arguments)
+        return _run_one(arguments, request, command(request))
+    out = arguments.out or Request.out
+    each = [_with_dataset(arguments, name, out) for name in USUAL_DATASETS]
+    requests = [_request(one) for one in each]
+    # Both have to go on.
+    words = command(dataclasses.replace(requests[0], dataset="", out=out))
+    codes = (_run_one(one, found, words) for one, found in zip(each, requests, strict=True))
+    return next((code for code in codes if code), 0)
+
+
+def _wants_both(arguments: argparse.Namespace) -> bool:
+    """Whether no data are asked for, neither by name nor by a folder that goes on."""
+    if arguments.dataset is not None or arguments.data is not None:
+        return False
+    out = arguments.out
+    return out is None or folder.earlier_config(out, results.OUTPUTS) is None
+
+
+def _with_dataset(arguments: argparse.Namespace, name: str, out: Path) -> argparse.Namespace:
+    """The same for one of the usual data sets, with folders of its own."""
+    given = {**vars(arguments), "dataset": name, "out": out / name}
+    if arguments.tensorboard is not None:
+        given["tensorboard"] = arguments.tensorboard / name
+    return argparse.Namespace(**given)
+
+
+def _run_one(arguments: argparse.Namespace, request: Request, go_on: str) -> int:
+    interrupt.say(lambda: f"tritia compare: {_interrupted(request, None, go_on)}")
     try:
         with own_code.listeners(arguments, request.seeds) as listeners, folder.hold(request.out):
-            return _compare(request, listeners)
+            return _compare(request, go_on, listeners)
     except UsageError:
         raise
     except Exception as error:
         return report_failure("tritia compare", request.out, error)
 
 
-def _compare(request: Request, listeners: Sequence[Listener]) -> int:
+def _compare(request: Request, go_on: str, listeners: Sequence[Listener]) -> int:
     screen = Console(stderr=True)
     comparison = None
     try:
         with screen.status("loading data and initialising networks"):
             comparison = experiment.prepare(request, command(request))
-        interrupt.say(lambda: f"tritia compare: {_interrupted(request, comparison)}")
+        interrupt.say(lambda: f"tritia compare: {_interrupted(request, comparison, go_on)}")
         with keep_log(request.out):
             experiment.log.info("%s: %s", "resumed" if comparison.resumed else "started", request)
             if comparison.resumed:
@@ -69,7 +100,7 @@ def _compare(request: Request, listeners: Sequence[Listener]) -> int:
                 screen.print(comparison.bench.dataset.source, **_PLAIN)
             _train(comparison, screen, listeners)
     except KeyboardInterrupt:
-        complain("tritia compare", _interrupted(request, comparison))
+        complain("tritia compare", _interrupted(request, comparison, go_on))
         return 130
     show(comparison)
     return 0
@@ -97,21 +128,18 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _train(comparison: Comparison, screen: Console, listeners: Sequence[Listener]) -> None:
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        total = comparison.epochs_left()
-        task = bar.add_task("", total=total)
+    total, finished = comparison.epochs_left(), 0
+    if not total:
+        experiment.run(comparison, listeners=listeners)
+        return
+    with progress.shown("tritia compare", total, "epochs", screen) as tell:
 
-        def advance(doing: str) -> None:
-            nonlocal total
-            current = bar.tasks[0].completed + 1
-            total = max(total, int(current) + (0 if doing == "timing" else 1))
-            bar.update(task, description=doing, completed=current, total=total)
+        def advance(doing: str, done: int) -> None:
+            nonlocal finished, total
+            finished += done
+            # Tuning may go on for longer than was thought, and the timing always follows.
+            total = max(total, finished + (0 if doing == "timing" else 1))
+            tell(doing, finished, total)
 
         experiment.run(comparison, advance, listeners)
 
@@ -150,9 +178,13 @@ def _scale(request: Request) -> str:
     return f"{request.label}, {seeds}, {epochs}"
 
 
-def _interrupted(request: Request, comparison: Comparison | None) -> str:
+def _interrupted(request: Request, comparison: Comparison | None, go_on: str) -> str:
     kept = "nothing yet" if comparison is None else _finished(comparison)
-    return f"interrupted. Kept in {request.out}: {kept}. To go on: {command(request)}"
+    return f"interrupted. Kept in {request.out}: {kept}. To go on: {go_on}"
+
+
+# What a narrow terminal goes without; the first goes first.
+_DISPENSABLE = ("compile s", "epochs to", "training loss", "learning rate", "gradients a step")
 
 
 def show(comparison: Comparison) -> None:
@@ -161,15 +193,19 @@ def show(comparison: Comparison) -> None:
     heads, rows = report.table(
         comparison.figures(), comparison.bench.dataset, request.seeds, comparison.target
     )
-    table = Table(title=_scale(request), title_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    outputs = "report.md, metrics.csv, learning_curves.png, config.json"
+    seeds, epochs = report.count(request.seeds, "seed"), report.count(request.epochs, "epoch")
+    title = f"{request.label}: {report.batches(comparison.bench)}, {seeds}, {epochs}"
+    drawn = (results.PAGE, results.REPORT, results.METRICS, results.PICTURE, folder.CONFIG)
+    outputs = ", ".join(name for name in drawn if name not in comparison.undrawn)
     tables.show(
-        table,
+        *tables.fitting(title, heads, rows, tables.width(), _DISPENSABLE),
         Text(f"{report.LEGEND}\n", style="dim"),
-        Text(f"{comparison.sentences()}\n"),
+        *tables.bullets(comparison.conclusions()),
         Text(f"In {printable(request.out)}: {outputs}.", style="dim"),
     )
+    for name, reason in comparison.undrawn.items():
+        complain(
+            "tritia compare",
+            f"{name} could not be drawn ({reason[:300]}); the traceback is in"
+            f" {request.out / folder.LOG}, and the same command draws it again",
+        )

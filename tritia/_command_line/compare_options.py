@@ -29,10 +29,15 @@ def add(commands: Any) -> None:
             " learning curves, their spread over random initialisations and their time per epoch."
         ),
         epilog=(
-            "Interrupted? The same command goes on where it was. Finished? More --optimizers,"
-            " --seeds or --epochs for the same --out train only what is missing. Results:"
-            " report.md, metrics.csv, learning_curves.png and config.json in the folder of --out."
+            "examples:\n"
+            "  tritia compare --dataset wine --optimizers sgd,adam,difference4 --seeds 10\n"
+            "  tritia compare --data rows.csv --target price\n\n"
+            "Interrupted? The same command goes on where it was. Finished? More --optimizers,\n"
+            "--seeds or --epochs for the same --out train only what is missing. Results:\n"
+            "report.html, report.md, metrics.csv, learning_curves.png and config.json in the\n"
+            "folder of --out.\n"
         ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arg = compare.add_argument
     arg("--list", action="store_true", help="list the optimizers and data sets, and stop")
@@ -70,7 +75,7 @@ def add(commands: Any) -> None:
         "--out",
         metavar="DIR",
         type=parsing.folder,
-        help="folder of results (default tritia-compare/NAME)",
+        help="folder of results (default tritia-compare/NAME); without --dataset, of both folders",
     )
 
 
@@ -91,11 +96,17 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def command(request: Request) -> str:
-    """Writes the command line that asks for a request, omitting defaults."""
+    """Writes the command line that asks for a request, omitting defaults.
+
+    The data set is always said, unless it is "": without one there is more than one.
+    """
     words = ["tritia", "compare"]
+    usual: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(request)}
+    place = "" if request.dataset == "" else request.label
+    usual |= {"dataset": "", "out": usual["out"] / place}
     for field in dataclasses.fields(request):
         value, option = getattr(request, field.name), "--" + field.name.replace("_", "-")
-        if value == field.default or value is None:
+        if value == usual[field.name] or value is None:
             continue
         if field.name == "tune":
             words.append("--no-tune")

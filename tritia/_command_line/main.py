@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import tritia
-from tritia._command_line import compare_options, report_options, screen, sweep_options
+from tritia._command_line import compare_options, process, report_options, screen, sweep_options
 from tritia._command_line.parsing import ParseError, Parser, as_options
 from tritia._compare.errors import UsageError
 
@@ -22,6 +22,7 @@ _EXTRA = {
     "sklearn": "scikit-learn",
     "scipy": "scipy",
     "matplotlib": "matplotlib",
+    "plotly": "plotly",
     "rich": "rich",
     "threadpoolctl": "threadpoolctl",
 }
@@ -83,8 +84,8 @@ def _require_extra() -> None:
     missing = [name for module, name in _EXTRA.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(
-            f"{', '.join(missing)} not installed; the command line needs:"
-            ' pip install "tritia[compare]"'
+            f"{', '.join(missing)} not installed; the command line needs them:"
+            ' pip install "tritia[compare]", or in a checkout pip install ".[compare]"'
         )
 
 
@@ -102,8 +103,15 @@ def _one_blas_thread() -> Iterator[None]:
         yield
 
 
+class _Tritia(Parser):
+    """The parser whose help the script prints without it."""
+
+    def format_help(self) -> str:
+        return process.HELP
+
+
 def _parser() -> Parser:
-    parser = Parser(prog="tritia", description=tritia.__doc__)
+    parser = _Tritia(prog="tritia")
     parser.add_argument("--version", action="version", version=f"tritia {tritia.__version__}")
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", parser_class=Parser)
     compare_options.add(commands)

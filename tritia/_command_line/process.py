@@ -12,6 +12,7 @@ The script starts from a copy of this file, which is installed beside the packag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -20,13 +21,47 @@ from typing import Any
 
 INTERRUPTED = 130
 
+HELP = """\
+usage: tritia [-h] [--version] COMMAND ...
+
+High-order gradient steps, triple inertia and layer-wise training for Optax and
+Flax, compared with other optimizers on real data.
+
+commands:
+  compare     train a small network with several optimizers and compare them
+  report      draw the results of a comparison again, without training
+  sweep       train with many settings of one optimizer at once
+
+options:
+  -h, --help  show this help message and exit
+  --version   show the version and exit
+
+examples:
+  tritia compare
+      the usual optimizers on two bundled data sets, to a report.html each
+  tritia compare --dataset wine --optimizers sgd,adam,difference4
+  tritia sweep --optimizer momentum --grid learning_rate=0.01,0.03,0.1
+
+tritia COMMAND --help lists the arguments of a command.
+"""
+
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
+    if sys.argv[1:] in ([], ["-h"], ["--help"]) and _print_help():
+        return 0
     watch()
     from tritia._command_line.main import main as run
 
     return run()
+
+
+def _print_help() -> bool:
+    """Prints the help at once, without JAX; False where that fails, and what follows says why."""
+    with contextlib.suppress(OSError, AttributeError):
+        print(HELP, end="", flush=True)
+        return True
+    return False
 
 
 def watch() -> None:

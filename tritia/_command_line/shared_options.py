@@ -11,7 +11,11 @@ from tritia._command_line import parsing
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds what says which data to train on."""
     arg = parser.add_argument_group("data").add_argument
-    arg("--dataset", metavar="NAME", help="digits (default), breast_cancer, wine, diabetes, ...")
+    arg(
+        "--dataset",
+        metavar="NAME",
+        help="digits, few_digits, wine, ... (see tritia compare --list)",
+    )
     arg(
         "--data-dir",
         metavar="DIR",

@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from tritia._command_line import interrupt, own_code, sweep_results
+from tritia._command_line import interrupt, own_code, progress, sweep_results, tables
 from tritia._command_line.failures import report_failure
 from tritia._command_line.screen import complain, printable
 from tritia._command_line.sweep_problem import SweptTask, prepare
 from tritia._command_line.sweep_settings import settings_of
-from tritia._command_line.tables import show
 from tritia._compare import folder
 from tritia._compare.data_choice import DataChoice
 from tritia._compare.datasets import Dataset
@@ -163,15 +160,8 @@ def _train(
     task: SweptTask,
     screen: Console,
 ) -> Result:
-    columns = (
-        TextColumn("sweep"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        shown = bar.add_task("sweep", total=1.0)
+    with progress.shown("tritia sweep", 1.0, "%", screen) as tell:
+        tell("compiling", 0.0, 1.0)
         try:
             return build(
                 lambda setting: optimizer.build(setting, task.learning_task),
@@ -186,26 +176,31 @@ def _train(
                 memory=arguments.memory,
                 halving=Halving() if arguments.halving else None,
                 maximise=True,
-                progress=lambda done: bar.update(shown, completed=done),
+                progress=lambda done: tell("training", done, 1.0),
             )(settings)
         except MemoryTooSmall as error:
             raise UsageError(f"--memory: {error}") from None
 
 
 def _show(result: Result, title: str, metric: str, out: Path) -> None:
-    table = Table(title=f"{title}: the best", title_style="bold")
     names = list(result.settings[0])
-    for name in (*names, f"validation {metric}", "training loss"):
-        table.add_column(name, justify="right")
+    heads = ["", *(name.replace("_", " ") for name in names), f"validation {metric}"]
+    heads.append("training loss")
     full = result.trained == result.trained.max()
     order = [int(i) for i in np.argsort(-result.scores, kind="stable") if full[i]]
-    for i in [i for i in order if np.isfinite(result.scores[i])][:5]:
+    rows = []
+    for rank, i in enumerate([i for i in order if np.isfinite(result.scores[i])][:5], start=1):
         loss = result.losses[i, :, -1].mean()
         numbers = [f"{result.settings[i][name]:.4g}" for name in names]
-        table.add_row(*numbers, f"{result.scores[i]:.4f}", f"{loss:.4g}")
+        rows.append([str(rank), *numbers, f"{result.scores[i]:.4f}", f"{loss:.4g}"])
     diverged = int(result.diverged.any(axis=1).sum())
-    words = [f"{diverged} of {len(result.settings)} settings diverged."] if diverged else []
+    words = ["Means over seeds, at the last epoch."]
+    if diverged:
+        words.append(f"{diverged} of {len(result.settings)} settings diverged.")
     at_once = f"{result.at_once[0]} settings and {result.at_once[1]} seeds were trained at once"
     words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB.")
     words.append(f"In {printable(out)}: {sweep_results.CSV}, {sweep_results.PICTURE}.")
-    show(table, Text(" ".join(words), style="dim"))
+    tables.show(
+        *tables.fitting(f"{title}: the best", heads, rows, tables.width(), ("training loss",)),
+        Text(" ".join(words), style="dim"),
+    )

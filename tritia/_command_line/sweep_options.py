@@ -29,9 +29,12 @@ def add(commands: Any) -> None:
             " judges them on validation rows."
         ),
         epilog=(
-            "Results: sweep.csv and sweep.png in the folder of --out. Without --grid and --draw, 16"
-            " learning rates around the usual one are tried."
+            "example:\n"
+            "  tritia sweep --optimizer momentum --grid learning_rate=0.01,0.03,0.1\n\n"
+            "Results: sweep.csv and sweep.png in the folder of --out. Without --grid and --draw,\n"
+            "16 learning rates around the usual one are tried.\n"
         ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arg = sweep.add_argument
     shared_options.add_data(sweep)

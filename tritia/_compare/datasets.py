@@ -48,6 +48,8 @@ class Dataset:
         None to draw a fifth of what is not held out, by seed unless `one_split` is True.
       training_rows: likewise, only where `validation_rows` is given.
       one_split: True where one division serves all seeds, to save memory on large sets.
+      training_size: how many rows train, the others that are not held out being for validation;
+        None for four fifths of them.
       source: where the data come from, for the report.
       missing: whether features may be missing, NaN; they become the mean of the training rows.
     """
@@ -65,6 +67,7 @@ class Dataset:
     validation_rows: np.ndarray | None = None
     training_rows: np.ndarray | None = None
     one_split: bool = False
+    training_size: int | None = None
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -157,7 +160,9 @@ def split(dataset: Dataset, seed: int) -> Split:
     if dataset.validation_rows is not None and dataset.training_rows is not None:
         training, validation = dataset.training_rows, dataset.validation_rows
     else:
-        training, validation = _hold_out(dataset, rest, 0 if dataset.one_split else seed)
+        size, seed = dataset.training_size, 0 if dataset.one_split else seed
+        held_out = _HELD_OUT if size is None else len(rest) - size
+        training, validation = _hold_out(dataset, rest, seed, held_out)
 
     features = dataset.inputs[training]
     width = features.shape[1]
@@ -191,7 +196,9 @@ def split(dataset: Dataset, seed: int) -> Split:
     )
 
 
-def _hold_out(dataset: Dataset, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(
+    dataset: Dataset, rows: np.ndarray, seed: int, held_out: float = _HELD_OUT
+) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split
 
     stratify = None
@@ -204,14 +211,14 @@ def _hold_out(dataset: Dataset, rows: np.ndarray, seed: int) -> tuple[np.ndarray
                 " at least 2 are needed, one to train and one to hold out"
             )
     try:
-        kept, held_out = train_test_split(
-            rows, test_size=_HELD_OUT, random_state=seed, stratify=stratify
+        kept, rest = train_test_split(
+            rows, test_size=held_out, random_state=seed, stratify=stratify
         )
     except ValueError as error:
         raise UsageError(
             f"the {len(rows)} rows of {dataset.name} cannot be divided: {error}"
         ) from None
-    return np.sort(kept), np.sort(held_out)
+    return np.sort(kept), np.sort(rest)
 
 
 def _reciprocal(deviation: np.ndarray) -> np.ndarray:
@@ -238,6 +245,12 @@ def _bundled(name: str, task: Task, scaling: Scaling, batch_size: int, target: f
 
 def _digits(data_dir: Path | None) -> Dataset:
     return _bundled("digits", "classification", "pixels", 64, 0.95)
+
+
+def _few_digits(data_dir: Path | None) -> Dataset:
+    """Fewer rows than features, all of them in every step."""
+    few = {"training_size": 50, "batch_size": 50, "target": 0.85}
+    return dataclasses.replace(_digits(data_dir), name="few_digits", **few)
 
 
 def _breast_cancer(data_dir: Path | None) -> Dataset:
@@ -294,6 +307,7 @@ def _cora(data_dir: Path | None) -> Dataset:
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": _digits,
+    "few_digits": _few_digits,
     "breast_cancer": _breast_cancer,
     "wine": _wine,
     "diabetes": _diabetes,
@@ -304,6 +318,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 
 DESCRIPTIONS: dict[str, str] = {
     "digits": "1797 images of 8 x 8 pixels, 10 classes (bundled with scikit-learn)",
+    "few_digits": "50 rows of digits to train on, in full batches (bundled with scikit-learn)",
     "breast_cancer": "569 rows of 30 measurements, 2 classes (bundled with scikit-learn)",
     "wine": "178 rows of 13 measurements, 3 classes (bundled with scikit-learn)",
     "diabetes": "442 rows of 10 measurements, regression (bundled with scikit-learn)",

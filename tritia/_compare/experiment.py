@@ -11,6 +11,7 @@ from typing import Any
 from tritia._compare import (
     checkpoints,
     folder,
+    interactive,
     plots,
     records,
     report,
@@ -26,8 +27,8 @@ from tritia._compare.request import MAY_GROW, Request
 
 log = logging.getLogger("tritia.compare")
 
-Advance = Callable[[str], None]
-"""Called after each epoch or round with what is being done."""
+Advance = Callable[[str, int], None]
+"""Called with what is being done, and the epochs just done: 0 where something begins, else 1."""
 
 
 @dataclasses.dataclass
@@ -35,7 +36,8 @@ class Comparison:
     """A comparison on its way: what is shared and what is finished so far.
 
     `begun` holds the curves of optimizers that seeds or epochs are missing of, `anew` those whose
-    first epochs have to be trained again, as there is no checkpoint to go on from.
+    first epochs have to be trained again, as there is no checkpoint to go on from; `undrawn` says
+    why a picture can't be drawn.
     """
 
     request: Request
@@ -50,6 +52,7 @@ class Comparison:
     anew: tuple[str, ...]
     seconds: dict[str, list[float]]
     resumed: bool
+    undrawn: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def epochs_left(self) -> int:
         """Epochs still to run (tuning may add to them), and one for the timing."""
@@ -102,10 +105,12 @@ class Comparison:
             self, optimizers={name: self.optimizers[name] for name in dict.fromkeys(names)}
         )
 
-    def sentences(self) -> str:
+    def conclusions(self) -> list[str]:
         """What was found, in words."""
         request = self.request
-        return report.sentences(self.figures(), self.bench.dataset, request.seeds, request.epochs)
+        return report.conclusions(
+            self.figures(), self.bench.dataset, request.seeds, request.epochs, self.target
+        )
 
 
 def prepare(request: Request, command: str, redraw: bool = False) -> Comparison:
@@ -194,14 +199,14 @@ def _goes_on(request: Request, name: str, begun: training.Curves) -> bool:
 
 def run(
     comparison: Comparison,
-    advance: Advance = lambda doing: None,
+    advance: Advance = lambda doing, done: None,
     listeners: Sequence[records.Listener] = (),
 ) -> None:
     """Does what is left to do; everything finished is on disk before the next thing starts.
 
     Args:
       comparison: from `prepare`; what is found is added to it.
-      advance: called after each epoch or round with what is being done.
+      advance: called after each epoch, and where compiling or timing begins.
       listeners: called with a `records.Record` of each epoch and seed that is trained here.
     """
     request, bench = comparison.request, comparison.bench
@@ -227,10 +232,12 @@ def run(
         for name, optimizer in comparison.optimizers.items():
             if name not in compiled:
                 setting = comparison.tunings[name].setting
+                advance(f"compiling {name}", 0)
                 compiled[name] = training.compile_training(bench, optimizer, setting)
+        advance("timing", 0)
         comparison.seconds = timing.time_epochs(bench, comparison.optimizers, compiled)
         results.save_timing(request.out, comparison.seconds)
-        advance("timing")
+        advance("timing", 1)
         log.info("timed")
     write_outputs(comparison)
 
@@ -267,6 +274,7 @@ def _train_seeds(
     request, optimizer = comparison.request, comparison.optimizers[name]
     tuned, bench = comparison.tunings[name], comparison.bench.only(start, stop)
     path = checkpoints.path_of(request.out / results.FINISHED, name)
+    advance(f"compiling {name}", 0)
     program = training.compile_training(bench, optimizer, tuned.setting)
     begin = None
     if known is not None and start == 0:
@@ -276,7 +284,7 @@ def _train_seeds(
         optimizer,
         program,
         request.epochs,
-        lambda: advance(f"training {name}"),
+        lambda: advance(f"training {name}", 1),
         lambda epoch, found: records.tell(
             listeners, name, tuned.setting, bench.first_seed, epoch, found
         ),
@@ -301,9 +309,14 @@ def _tune(
     request = comparison.request
     if request.tune:
         doing = f"tuning {name}"
+        advance(f"{doing}, compiling", 0)
         budget = comparison.config["tuning"]
         return tuning.tune(
-            comparison.bench, optimizer, budget["epochs"], lambda: advance(doing), budget["seeds"]
+            comparison.bench,
+            optimizer,
+            budget["epochs"],
+            lambda: advance(doing, 1),
+            budget["seeds"],
         )
     setting = {key: values[0] for key, values in optimizer.coefficients.items()}
     if optimizer.learning_rate is not None:
@@ -316,7 +329,9 @@ def _tune(
 
 
 def write_outputs(comparison: Comparison, shown: Sequence[str] = ()) -> None:
-    """Writes metrics.csv, learning_curves.png and report.md for what is finished so far.
+    """Writes metrics.csv, report.md and the pictures for what is finished so far.
+
+    report.html comes once all is measured. What can't be drawn is named in `undrawn`.
 
     Args:
       comparison: on its way, or finished.
@@ -336,29 +351,75 @@ def write_outputs(comparison: Comparison, shown: Sequence[str] = ()) -> None:
         )
     ]
     folder.write(request.out / results.METRICS, results.metrics_csv(rows))
+    comparison.undrawn.clear()
     if shown:
         comparison = comparison.only(shown)
-    picture = plots.draw(
-        {
-            name: comparison.curves[name]
-            for name in comparison.optimizers
-            if name in comparison.curves
-        },
-        comparison.optimizers,
-        f"{bench.dataset.name}, {request.seeds} seed{'s' if request.seeds > 1 else ''}",
-        bench.dataset.metric,
-        comparison.target,
-        bench.dataset.diverged_loss,
-        request.x_axis,
-    )
-    folder.write(request.out / results.PICTURE, picture)
     text = report.markdown(
         comparison.figures(),
         bench,
         comparison.config,
         command=comparison.command,
-        found=comparison.sentences(),
+        found=comparison.conclusions(),
         target=comparison.target,
         rounds=max((len(times) for times in comparison.seconds.values()), default=0),
     )
     folder.write(request.out / results.REPORT, text)
+    _write_drawn(comparison, results.PICTURE, _picture)
+    if comparison.seconds:
+        _write_drawn(comparison, results.PAGE, _page)
+
+
+def _write_drawn(
+    comparison: Comparison, name: str, draw: Callable[[Comparison], str | bytes]
+) -> None:
+    """Writes what a library draws; where it fails, the numbers are there all the same."""
+    try:
+        content = draw(comparison)
+    except Exception as error:
+        log.exception("%s could not be drawn", name)
+        comparison.undrawn[name] = f"{type(error).__name__}: {error}"
+    else:
+        folder.write(comparison.request.out / name, content)
+
+
+def _finished_curves(comparison: Comparison) -> dict[str, training.Curves]:
+    names = (name for name in comparison.optimizers if name in comparison.curves)
+    return {name: comparison.curves[name] for name in names}
+
+
+def _picture(comparison: Comparison) -> bytes:
+    request, dataset = comparison.request, comparison.bench.dataset
+    return plots.draw(
+        _finished_curves(comparison),
+        comparison.optimizers,
+        f"{dataset.name}, {report.count(request.seeds, 'seed')}",
+        dataset.metric,
+        comparison.target,
+        dataset.diverged_loss,
+        request.x_axis,
+        comparison.seconds,
+    )
+
+
+def _page(comparison: Comparison) -> str:
+    request, dataset = comparison.request, comparison.bench.dataset
+    figures = comparison.figures()
+    heads, rows = report.table(figures, dataset, request.seeds, comparison.target)
+    return interactive.page(
+        interactive.Contents(
+            title=f"{dataset.name}: {report.count(len(figures), 'optimizer')} side by side",
+            command=comparison.command,
+            bullets=comparison.conclusions(),
+            heads=heads,
+            rows=rows,
+            legend=report.LEGEND,
+            figures=figures,
+            curves=_finished_curves(comparison),
+            seconds=comparison.seconds,
+            metric=dataset.metric,
+            target=comparison.target,
+            diverged_loss=dataset.diverged_loss,
+            x_axis=request.x_axis,
+            config=comparison.config,
+        )
+    )

@@ -1,4 +1,4 @@
-"""How the figures are shown: a table, two sentences and report.md."""
+"""How the figures are shown: a table, a few sentences and report.md."""
 
 from __future__ import annotations
 
@@ -80,42 +80,105 @@ def table(
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
-def sentences(figures: Sequence[Figures], dataset: Dataset, seeds: int, epochs: int) -> str:
-    """What was found, in two sentences that claim no more than the seeds show.
+def conclusions(
+    figures: Sequence[Figures], dataset: Dataset, seeds: int, epochs: int, target: float
+) -> list[str]:
+    """What was found, in a few sentences that claim no more than the seeds show.
 
     Args:
       figures: of every optimizer that is finished.
       dataset: what they were trained on.
       seeds: how many.
       epochs: how many.
+      target: the test metric for "epochs to target".
 
     Returns:
-      One line: who ends with the best median; and how the best of tritia's does against the best of
-      the others, seed by seed, where there are both.
+      Up to five: who ends with the best median; how the best of tritia's does against the best of
+      the others, seed by seed, and which of tritia's lose to it, where there are both; who reaches
+      the target first; and what an epoch costs, where that was measured.
     """
     where = f"On {dataset.name} ({count(seeds, 'seed')}, {count(epochs, 'epoch')})"
     ran = sorted(
         (found for found in figures if found.test_metric is not None),
-        key=lambda found: -median(found.test_metric),
+        key=lambda found: (-median(found.test_metric), -float(np.nanmean(found.final_metrics))),
     )
     if not ran:
-        return f"{where}, every run of every optimizer diverged; a smaller learning rate is needed."
+        return [
+            f"{where}, every run of every optimizer diverged; a smaller learning rate is needed."
+        ]
     top = fixed(median(ran[0].test_metric))
     first = [found.name for found in ran if fixed(median(found.test_metric)) == top]
-    words = (
-        f"{where}, the best median test {dataset.metric}, {top}, is that of {' and '.join(first)}."
-    )
-    ours = next((found for found in ran if found.optimizer.ours), None)
+    words = [f"{where}, the best median test {dataset.metric}, {top}, is that of {_listed(first)}."]
+    ours = [found for found in ran if found.optimizer.ours]
     other = next((found for found in ran if not found.optimizer.ours), None)
-    if ours is None or other is None:
-        return words
-    ahead, level, behind = seed_counts(ours, other)
+    if ours and other is not None:
+        words += _against(ours, other)
+    words.append(_first_there(ran, f"test {dataset.metric} of {target:g}"))
+    return words + _cost(figures)
+
+
+def _against(ours: Sequence[Figures], other: Figures) -> list[str]:
+    """Seed by seed: the best of tritia's, and those that lose."""
+    ahead, level, behind = seed_counts(ours[0], other)
     few = ", too few to tell" if ahead + level + behind < 5 else ""
-    return (
-        f"{words} {ours.name}, the best of tritia's, is ahead of {other.name}, the best of the"
-        f" others, on {ahead}, level on {level} and behind on {behind} of"
+    best = (
+        f"{ours[0].name}, the best of tritia's, is ahead of {other.name}, the best of the others,"
+        f" on {ahead}, level on {level} and behind on {behind} of"
         f" {count(ahead + level + behind, 'seed')}{few}."
     )
+    counts = {found.name: seed_counts(found, other) for found in ours}
+    lost = [
+        f"{name} ({'/'.join(map(str, seeds))})"
+        for name, seeds in counts.items()
+        if seeds[2] > seeds[0]
+    ]
+    if not lost:
+        return [best, f"None of tritia's is behind {other.name} on more seeds than ahead."]
+    return [
+        best,
+        f"Behind {other.name} on more seeds than ahead (ahead/level/behind): {', '.join(lost)}.",
+    ]
+
+
+def _first_there(ran: Sequence[Figures], what: str) -> str:
+    there = [found for found in ran if math.isfinite(found.epochs_to_target)]
+    if not there:
+        return f"Nobody reaches a {what} on more than half of the seeds."
+    fewest = min(found.epochs_to_target for found in there)
+    first = [found.name for found in there if found.epochs_to_target == fewest]
+    words = f"A {what} takes {_listed(first)} the fewest epochs, {fewest:.0f}"
+    seconds = {
+        found.name: found.epochs_to_target * found.seconds_per_epoch.median
+        for found in there
+        if found.seconds_per_epoch is not None
+    }
+    if not seconds:
+        return f"{words}."
+    soonest = min(seconds, key=lambda name: seconds[name])
+    same = "" if first == [soonest] else f"{soonest} "
+    return f"{words}, and {same}the fewest seconds, {number(seconds[soonest])} a seed."
+
+
+def _cost(figures: Sequence[Figures]) -> list[str]:
+    base = baseline(figures)
+    times = {found.name: median(found.seconds_per_epoch) for found in figures}
+    if not all(map(math.isfinite, times.values())):
+        return []
+    own = times.pop(base.name)
+    words = f"An epoch of {base.name} takes {number(1e3 * own)} ms a seed"
+    if not times:
+        return [f"{words}."]
+    names = sorted(times, key=lambda name: times[name])
+    ratios = [
+        f"{times[name] / own:.2g} times that for {name}"
+        for name in dict.fromkeys((names[0], names[-1]))
+    ]
+    return [f"{words}; {' up to '.join(ratios)}."]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def markdown(
@@ -124,7 +187,7 @@ def markdown(
     config: Mapping[str, Any],
     *,
     command: str,
-    found: str,
+    found: Sequence[str],
     target: float,
     rounds: int,
 ) -> str:
@@ -135,7 +198,7 @@ def markdown(
       bench: what they were trained on.
       config: as in config.json.
       command: what made it.
-      found: from `sentences`.
+      found: from `conclusions`.
       target: the test metric for "epochs to target".
       rounds: how often each epoch was timed.
 
@@ -149,9 +212,9 @@ def markdown(
     lines = [
         f"# {dataset.name}: {count(len(figures), 'optimizer')} side by side",
         "",
-        f"Made by `{command}`.",
+        f"Made by `{command}`. report.html beside this file has the figures to point at.",
         "",
-        found,
+        *(f"- {bullet}" for bullet in found),
         "",
         "![Learning curves](learning_curves.png)",
         "",
@@ -168,7 +231,7 @@ def markdown(
         f" {_SCALING[dataset.scaling]}"
         + ("; so are targets." if dataset.task == "regression" else "."),
         f"- Network: hidden layers {', '.join(map(str, arguments['hidden'])) or 'none'}, ReLU, He"
-        f" initialisation; minibatches of {bench.batch_size} rows.",
+        f" initialisation; {batches(bench)}.",
         "- A seed decides the initial weights and the order of the rows"
         + ("" if dataset.one_split else ", and which rows train")
         + "; it is the same for every optimizer.",
@@ -201,6 +264,14 @@ def _tuning_words(arguments: Mapping[str, Any], budget: Mapping[str, int]) -> st
         f" {EXTENSIONS} times seven more where the best is the last one tried. What was tried is in"
         " finished/."
     )
+
+
+def batches(bench: Bench) -> str:
+    """What a step sees."""
+    rows = bench.training_rows
+    if bench.batch_size == rows:
+        return f"full batches of {rows} rows"
+    return f"minibatches of {bench.batch_size} of {rows} rows"
 
 
 def setting(figures: Figures) -> str:

@@ -1,8 +1,8 @@
 """What is kept of a comparison, so that a run that is interrupted or killed goes on where it was.
 
 `finished/NAME.json` holds what is known of one optimizer, first its tuning, then its curves too;
-`timing.json` comes last. The rest (`metrics.csv`, `report.md`, `learning_curves.png`) is drawn from
-these.
+`timing.json` comes last. The rest (`metrics.csv`, `report.md`, `report.html`,
+`learning_curves.png`) is drawn from these.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tritia._compare.training import Curves
 from tritia._compare.tuning import Tuning
 
 FINISHED, TIMING = "finished", "timing.json"
-METRICS, PICTURE, REPORT = "metrics.csv", "learning_curves.png", "report.md"
-OUTPUTS = (REPORT, METRICS, PICTURE, TIMING, FINISHED)
+METRICS, PICTURE, REPORT, PAGE = "metrics.csv", "learning_curves.png", "report.md", "report.html"
+OUTPUTS = (REPORT, PAGE, METRICS, PICTURE, TIMING, FINISHED)
 
 
 def save_optimizer(
