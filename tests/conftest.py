@@ -21,8 +21,8 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 hypothesis.settings.register_profile("tritia", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("tritia")
 
-# Two devices, so that shardings are tested for real.
-jax.config.update("jax_num_cpu_devices", 2)
+# Two devices, so that shardings are tested for real; tests/test_eight_devices.py asks for more.
+jax.config.update("jax_num_cpu_devices", int(os.environ.get("TRITIA_TEST_DEVICES", "2")))
 
 # Equal programs are compiled once, in this run and the next. The key holds the program, JAX's
 # version, the compiler's flags and the processor's kind.

@@ -116,7 +116,6 @@ class Case:
     complex_params: bool = True
     masked: bool = True  # works inside optax.masked and optax.partition; if not, it must say so
     multi_steps: bool = True  # works inside optax.MultiSteps
-    keeps_shardings: bool = True  # by itself; if not, where jit is told the state's shardings
     wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
     alias: bool = False  # another case runs the same code: only its arguments are tested
 
@@ -312,7 +311,6 @@ CASES = [
             ),
             complex_params=False,
             masked=False,
-            keeps_shardings=False,  # z and a are no copies of params: the compiler lays them out
         )
         for name, factory, numbers, static in (
             (
@@ -351,7 +349,6 @@ CASES = [
         ),
         complex_params=False,
         masked=False,
-        keeps_shardings=False,  # Gram matrices are no copies of params
     ),
     Case(
         "scale_by_spectral_clipping",
@@ -363,7 +360,6 @@ CASES = [
             ({"rank": 2.5}, TypeError, "rank"),
             ({"refresh_period": 0.5}, ValueError, "refresh_period"),
         ),
-        keeps_shardings=False,  # singular vectors are no copies of params
     ),
     Case(
         "scale_by_newton_schulz",
@@ -396,7 +392,6 @@ CASES = [
             ({"axes": 3}, TypeError, "axes"),
         ),
         complex_params=False,
-        keeps_shardings=False,
     ),
 ]
 

@@ -1,6 +1,7 @@
 """Every public transform against every promise that the library makes, one test each."""
 
 import collections
+import contextlib
 import functools
 import inspect
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
 from tests.contract import (
@@ -83,6 +85,17 @@ def _run(case: Case, optimizer: Any, params: Any, steps: int = STEPS, state: Any
 
 def _close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def _copies(params: Any, state: Any) -> list[Any]:
+    """The trees in a state that look like params, found by their structure and shapes."""
+    structure, shapes = jax.tree.structure(params), list(map(jnp.shape, jax.tree.leaves(params)))
+
+    def is_copy(node):
+        leaves, found = jax.tree.flatten(node)
+        return found == structure and list(map(jnp.shape, leaves)) == shapes
+
+    return list(filter(is_copy, jax.tree.leaves(state, is_leaf=is_copy)))
 
 
 def _alias(name: str, form: Any, general: Any) -> Any:
@@ -468,13 +481,7 @@ def test_map_params_sees_every_copy_of_the_params(case):
     """Those that it should see are found by what they look like, params with params' shapes."""
     optimizer, params = case.make(), case.problem.params()
     _, state = _trained(case)
-    structure, shapes = jax.tree.structure(params), list(map(jnp.shape, jax.tree.leaves(params)))
-
-    def is_copy(node):
-        leaves, found = jax.tree.flatten(node)
-        return found == structure and list(map(jnp.shape, leaves)) == shapes
-
-    copies = list(filter(is_copy, jax.tree.leaves(state, is_leaf=is_copy)))
+    copies = _copies(params, state)
     seen = []
     mapped = optax.tree.map_params(
         optimizer, lambda leaf, param: seen.append((leaf, param)) or leaf, state, params
@@ -486,41 +493,37 @@ def test_map_params_sees_every_copy_of_the_params(case):
     assert [tuple(map(id, pair)) for pair in seen] == [tuple(map(id, pair)) for pair in expected]
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @every_case_slow_for_solvers
-def test_shardings_are_kept(case):
-    """Params on two devices stay there, and so does every copy of them in the state."""
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def test_shardings_are_kept(case, kind):
+    """Params on two devices stay there, and every copy of them in the state lies as they do."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
 
     def split(leaf):
-        axis = next((i for i, n in enumerate(leaf.shape) if n % 2 == 0), None)
-        if axis is None:
-            return replicated
+        even = [axis for axis, size in enumerate(leaf.shape) if size % 2 == 0]
         spec = [None] * leaf.ndim
-        spec[axis] = "data"
-        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        if even:
+            spec[even[-1]] = "data"
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    params = case.problem.params()
-    shardings = jax.tree.map(split, params)
-    params = jax.device_put(params, shardings)
+    whole = case.problem.params()
+    shardings = jax.tree.map(split, whole)
+    params = jax.device_put(whole, shardings)
     optimizer = case.make()
-    state = jax.jit(
-        optimizer.init,
-        out_shardings=optax.tree.map_params(
-            optimizer,
-            lambda _, sharding: sharding,
-            jax.eval_shape(optimizer.init, params),
-            shardings,
-            transform_non_params=lambda _: replicated,
-        ),
-    )(params)
-    before = params, state
-    kept = None if case.keeps_shardings else jax.tree.map(lambda leaf: leaf.sharding, before)
-    step = jax.jit(functools.partial(_step, case, optimizer), out_shardings=kept)
-    for _ in range(2):
-        params, state = step(params, state)
-    for new, old in zip(*map(jax.tree.leaves, ((params, state), before)), strict=True):
-        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+    step = jax.jit(functools.partial(_step, case, optimizer))
+
+    def check(tree):
+        for copy in _copies(params, tree):
+            for leaf, sharding in zip(*map(jax.tree.leaves, (copy, shardings)), strict=True):
+                assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+    with jax.set_mesh(mesh) if kind == AxisType.Explicit else contextlib.nullcontext():
+        state = optimizer.init(params)
+        check(state)
+        check(jax.jit(optimizer.init)(params))
+        for _ in range(2):
+            params, state = step(params, state)
+            check((params, state))
     _close(jax.device_get(params), jax.device_get(_trained(case, steps=2)[0]))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 Axes = frozenset[str]
 
@@ -27,9 +28,27 @@ def with_auto_axes(function: Callable[..., Any], like: Any, *operands: Any) -> A
     explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
     if not explicit:
         return function(*operands)
+    if len(set(explicit)) > 1:
+        raise ValueError(
+            "params, state and what update is given lie on several meshes with explicit axes:"
+            f" {', '.join(sorted(map(str, set(explicit))))}; allowed: one. Move them with"
+            " jax.device_put."
+        )
     specs = jax.tree.map(_spec, like)
     with jax.sharding.use_abstract_mesh(explicit[0]):
         return jax.sharding.auto_axes(function, out_sharding=specs)(*operands)
+
+
+def place(array: jax.Array, sharding: Sharding) -> jax.Array:
+    """Returns the array with a sharding: on its own mesh, or in a function of `with_auto_axes`."""
+    mesh = getattr(sharding, "mesh", None)
+    if AxisType.Explicit not in getattr(mesh, "axis_types", ()):
+        return jax.lax.with_sharding_constraint(array, sharding)
+    if AxisType.Explicit in jax.typeof(array).sharding.mesh.axis_types or not (
+        set(mesh.axis_names) <= set(jax.sharding.get_abstract_mesh().auto_axes)
+    ):
+        return jax.sharding.reshard(array, sharding)
+    return jax.lax.with_sharding_constraint(array, sharding.spec)
 
 
 def varying_axes(tree: Any) -> Axes:
@@ -48,12 +67,42 @@ def vary(tree: Any, axes: Axes) -> Any:
 
 
 def beside(params: Any, state: Any) -> Any:
-    """Returns a new state whose scalars lie on every device of the mesh that the params lie on.
+    """Returns a new state that lies where the params lie.
 
-    A count made anew lies on the first device alone. It is moved at the first update, but not where
-    it is saved before and restored: then it is committed to that device, and the params to others.
+    Every tree in it that is shaped like the params has their shardings, traced or not.
+
+    Scalars lie on every device of the params' mesh. A count made anew lies on the first device
+    alone. It is moved at the first update, but not where it is saved before and restored: then it
+    is committed to that device, and the params to others.
     """
-    shardings = [leaf.sharding for leaf in _arrays(params) if not isinstance(leaf, Tracer)]
+    leaves, structure = jax.tree.flatten(params)
+    if not _arrays(leaves):
+        return state
+
+    def is_copy(node: Any) -> bool:
+        others, found = jax.tree.flatten(node)
+        return found == structure and list(map(jnp.shape, others)) == list(map(jnp.shape, leaves))
+
+    def placed(node: Any) -> Any:
+        return jax.tree.map(_like, node, params) if is_copy(node) else node
+
+    return _scalars_beside(leaves, jax.tree.map(placed, state, is_leaf=is_copy))
+
+
+def _like(new: Any, leaf: Any) -> Any:
+    """Returns a new array with the sharding of another of its shape."""
+    if not isinstance(new, jax.Array) or not isinstance(leaf, jax.Array):
+        return new
+    if isinstance(leaf, Tracer):
+        # The compiler lays out what is computed from it as it is itself; zeros have no layout.
+        return jnp.where(leaf == leaf, new, new)
+    if isinstance(new, Tracer) or not isinstance(leaf.sharding, NamedSharding):
+        return new
+    return jax.device_put(new, leaf.sharding)
+
+
+def _scalars_beside(leaves: list[Any], state: Any) -> Any:
+    shardings = [leaf.sharding for leaf in _arrays(leaves) if not isinstance(leaf, Tracer)]
     meshes = {one.mesh for one in shardings if isinstance(one, NamedSharding)}
     if len(meshes) != 1:
         return state

@@ -88,20 +88,25 @@ def activation_of_each(activations: Activations, network: Network) -> tuple[Acti
     return activations
 
 
-def check_row_sharding(sharding: jax.sharding.Sharding | None) -> None:
+def check_row_sharding(sharding: jax.sharding.Sharding | None, num_examples: int) -> None:
     """Checks a sharding for arrays whose rows are spread over devices.
 
     Raises:
-      ValueError: its mesh has axes that are not `jax.sharding.AxisType.Auto`.
+      ValueError: it does not divide the rows.
       TypeError: neither a sharding nor None.
     """
-    if sharding is not None and not isinstance(sharding, jax.sharding.Sharding):
+    if sharding is None:
+        return
+    if not isinstance(sharding, jax.sharding.Sharding):
         raise TypeError(f"row_sharding must be a jax.sharding.Sharding or None; got {sharding!r}.")
-    mesh = getattr(sharding, "mesh", None)
-    if any(kind != jax.sharding.AxisType.Auto for kind in getattr(mesh, "axis_types", ())):
+    devices = sharding.num_devices
+    parts = devices // sharding.shard_shape((devices, devices))[0]
+    if num_examples % parts:
+        padded = -(-num_examples // parts) * parts
         raise ValueError(
-            f"row_sharding is {sharding}, over a mesh with explicit axes; allowed: a mesh made"
-            " by jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+            f"num_examples is {num_examples}, and row_sharding spreads the rows in {parts} equal"
+            f" parts: pad inputs and targets to {padded} rows, with anything, and pass"
+            " update(weights=) that are 0 there and 1 elsewhere."
         )
 
 

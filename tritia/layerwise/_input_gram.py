@@ -90,7 +90,8 @@ def scale_by_input_gram(
       are (matrices, d, d) or (matrices, d) by the leaf's name. Call its
       `update(grads, state, params, layer_inputs=)` with what the loss that
       `tritia.with_layer_inputs` returns gives, or with a dict from names of leaves to arrays
-      (..., d). The state holds no data.
+      (..., d). The state holds no data. On a mesh the Gram matrices and their inverses lie where
+      the compiler puts them, and on every device under explicit axes.
 
     Raises:
       ValueError: a number outside its range; from `init` and `update`, axes and inputs that do not

@@ -98,7 +98,8 @@ def scale_by_spectral_clipping(
         kernel is a matrix with one column for each filter, a vector a matrix of one row.
 
     Returns:
-      An `optax.GradientTransformation` with a `SpectralClippingState`.
+      An `optax.GradientTransformation` with a `SpectralClippingState`. On a mesh the vectors lie
+      where the compiler puts them, and on every device under explicit axes.
 
     Raises:
       ValueError: a number outside its range; from `init` and `update`, `axes` that do not fit.

@@ -523,13 +523,6 @@ def test_a_wrong_number_of_activations_and_missing_params():
             tritia.tiam(N, layer_order=order).init(params)
 
 
-def test_row_sharding_over_explicit_axes_is_refused():
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    with pytest.raises(ValueError, match="explicit axes"):
-        tritia.tiam(N, row_sharding=rows)
-
-
 @pytest.mark.slow
 def test_row_sharding():
     assert len(jax.devices()) >= 2  # tests/conftest.py asks for two

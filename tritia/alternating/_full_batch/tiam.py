@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia import _mesh as on_mesh
 from tritia._arguments import (
     ScalarOrSchedule,
     check_choice,
@@ -143,8 +144,10 @@ def tiam(
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
         order of their paths.
       row_sharding: the `jax.sharding.Sharding` of arrays (n, width) whose rows are spread over
-        devices, on a mesh with `jax.sharding.AxisType.Auto` axes; z and a are placed by it and no
-        n x n system is formed. None leaves where z and a are to the compiler.
+        devices in equal parts, such as `NamedSharding(mesh, PartitionSpec("data"))`; z and a are
+        placed by it and no n x n system is formed. It lies on the devices of the inputs, targets
+        and params. None leaves where z and a are to the compiler, or, where params lie on a mesh
+        with explicit axes, puts all of them on every device.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, inputs=,
@@ -205,7 +208,7 @@ def tiam(
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
-    check_row_sharding(row_sharding)
+    check_row_sharding(row_sharding, n)
     the_loss = resolve_loss(loss)
     hidden = resolve_activations(activation, invertible=coupling == "inequality")
     inertias = resolve_inertias(inertia)
@@ -240,7 +243,7 @@ def tiam(
         )
 
     def place(x: jax.Array) -> jax.Array:
-        return x if row_sharding is None else jax.lax.with_sharding_constraint(x, row_sharding)
+        return x if row_sharding is None else on_mesh.place(x, row_sharding)
 
     def init_fn(params: optax.Params) -> TiamState:
         if is_placeholder(params):

@@ -146,7 +146,9 @@ def stochastic_tiam(
       targets=, weights=None)` ignores `updates`; `weights`, (n,), are sample weights >= 0, and rows
       of weight 0 (padding) may hold anything. Its state is a `tritia.TripleInertiaState` around a
       `StochasticTiamState`, or the latter alone without inertia; no array of it has a row per
-      example.
+      example. On a mesh with rows spread over devices, only sums over them travel; the Gram
+      matrices and their inverses lie where the compiler puts them, and on every device under
+      explicit axes.
 
     Raises:
       ValueError: a number outside its range, an unknown name, a number of activations that does not
