@@ -45,6 +45,7 @@ def test_colours_stay_from_one_run_to_the_next():
     few = styles(["lion", "tiam", "sgd"])
     assert (few["tiam"], few["sgd"]) == (usual["tiam"], usual["sgd"])
     assert few["lion"] not in (few["tiam"], few["sgd"])
+    assert styles(["lion", "tiam", "sgd", "adam", "momentum"])["lion"] == few["lion"]
     everything = styles(OPTIMIZERS)
     assert len(everything) == len(OPTIMIZERS)
     assert len({(style.colour, style.dash) for style in list(everything.values())[:40]}) == 40

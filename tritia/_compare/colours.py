@@ -73,5 +73,8 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         )
     ]
     found = {name: free[_USUAL.index(name)] for name in names if name in _USUAL}
-    others = itertools.cycle(style for style in free if style not in found.values())
+    usual = len(_USUAL)
+    # The usual ones' colours last: a run may be extended by them.
+    spare = [*free[usual : len(_COLOURS)], *free[:usual], *free[len(_COLOURS) :]]
+    others = itertools.cycle(style for style in spare if style not in found.values())
     return {name: found[name] if name in found else next(others) for name in names}
