@@ -216,12 +216,14 @@ def test_rows_on_devices_without_row_sharding(kind):
 
 @each_kind
 def test_row_sharding_on_other_devices_than_the_inputs(kind):
-    four = jax.make_mesh((4,), ("data",), axis_types=MESHES[kind].axis_types, devices=jax.devices()[:4])
+    four = jax.make_mesh(
+        (4,), ("data",), axis_types=MESHES[kind].axis_types, devices=jax.devices()[:4]
+    )
     solver = tritia.tiam(N, row_sharding=NamedSharding(four, PartitionSpec("data")))
     params, (x, y) = _spread(CASES["tiam"], kind)
     state = solver.init(params)
     for update in (solver.update, jax.jit(solver.update)):
-        with pytest.raises(ValueError, match="mesh|devices"):
+        with pytest.raises(ValueError, match=r"mesh|devices"):
             update(None, state, params, inputs=x, targets=y)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -169,6 +170,8 @@ def _show(result: Result, title: str, metric: str, out: Path) -> None:
     diverged = int(result.diverged.any(axis=1).sum())
     words = [f"{diverged} of {len(result.settings)} settings diverged."] if diverged else []
     at_once = f"{result.at_once[0]} settings and {result.at_once[1]} seeds were trained at once"
-    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB.")
+    devices = jax.local_device_count()
+    of_each = f" of each of {devices} devices" if devices > 1 else ""
+    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB{of_each}.")
     words.append(f"In {printable(out)}: {sweep_results.CSV}, {sweep_results.PICTURE}.")
     show(table, Text(" ".join(words), style="dim"))

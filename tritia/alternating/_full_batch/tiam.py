@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia import _mesh as on_mesh
 from tritia._arguments import (
     ScalarOrSchedule,
     check_choice,
@@ -17,7 +18,6 @@ from tritia._arguments import (
     check_static,
     check_static_int,
 )
-from tritia import _mesh as on_mesh
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
