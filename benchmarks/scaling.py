@@ -10,6 +10,7 @@ Run `python -m benchmarks.scaling [PART...] [--quick] [--out FILE.png]` with any
   layers    the same, by layers
   sweep     a sweep, by settings that train at once
   batch     an update of as many runs as one vmapped program, by their number
+  devices   what each of 1 to 8 devices computes, keeps and sends: counts, in benchmarks/devices.py
 
 and it prints Markdown. A slope is that of a straight line through the points on log axes: 1 is
 proportional, less is a cost that does not depend on the size.
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,13 +226,18 @@ def draw(found: Sequence[Growth], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_parts(parser, PARTS)
+    add_parts(parser, [*PARTS, "devices"])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes")
     parser.add_argument("--out", type=Path, help="file for the picture")
     arguments = parser.parse_args()
-    print(header(), end="\n\n")
+    if set(arguments.parts) != {"devices"}:
+        print(header(), end="\n\n")
     found = []
     for part in arguments.parts:
+        if part == "devices":  # how many there are is settled before a process's first array
+            quick = ["--quick"] if arguments.quick else []
+            subprocess.run([sys.executable, "-m", "benchmarks.devices", *quick], check=True)
+            continue
         growth = PARTS[part](arguments.quick)
         found.append(growth)
         print(f"Milliseconds of {growth.what}, by {growth.size}:\n")
@@ -240,7 +248,7 @@ def main() -> None:
                 for name, times in growth.seconds.items()
             ),
         )
-    if arguments.out:
+    if arguments.out and found:
         draw(found, arguments.out)
 
 

@@ -11,7 +11,7 @@ FOLDER = pathlib.Path(__file__).parent / "eight_devices"
 
 
 @pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["rows"])
+@pytest.mark.parametrize("name", ["rows", "lanes"])
 def test_on_eight_devices(name, marks):
     command = [sys.executable, "-m", "pytest", FOLDER / f"{name}.py", "-q", "-n0", f"-m={marks}"]
     found = subprocess.run(

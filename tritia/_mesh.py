@@ -41,14 +41,12 @@ def with_auto_axes(function: Callable[..., Any], like: Any, *operands: Any) -> A
 
 def place(array: jax.Array, sharding: Sharding) -> jax.Array:
     """Returns the array with a sharding: on its own mesh, or in a function of `with_auto_axes`."""
-    mesh = getattr(sharding, "mesh", None)
-    if AxisType.Explicit not in getattr(mesh, "axis_types", ()):
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
         return jax.lax.with_sharding_constraint(array, sharding)
-    if AxisType.Explicit in jax.typeof(array).sharding.mesh.axis_types or not (
-        set(mesh.axis_names) <= set(jax.sharding.get_abstract_mesh().auto_axes)
-    ):
-        return jax.sharding.reshard(array, sharding)
-    return jax.lax.with_sharding_constraint(array, sharding.spec)
+    automatic = set(jax.sharding.get_abstract_mesh().auto_axes)
+    if automatic and automatic >= set(sharding.mesh.axis_names):
+        return jax.lax.with_sharding_constraint(array, sharding.spec)
+    return jax.sharding.reshard(array, sharding)
 
 
 def varying_axes(tree: Any) -> Axes:

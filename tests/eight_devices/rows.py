@@ -223,7 +223,7 @@ def test_row_sharding_on_other_devices_than_the_inputs(kind):
     params, (x, y) = _spread(CASES["tiam"], kind)
     state = solver.init(params)
     for update in (solver.update, jax.jit(solver.update)):
-        with pytest.raises(ValueError, match="mesh|devices"):
+        with pytest.raises(ValueError, match=r"mesh|devices"):
             update(None, state, params, inputs=x, targets=y)
 
 

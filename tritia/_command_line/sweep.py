@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.text import Text
@@ -198,7 +199,9 @@ def _show(result: Result, title: str, metric: str, out: Path) -> None:
     if diverged:
         words.append(f"{diverged} of {len(result.settings)} settings diverged.")
     at_once = f"{result.at_once[0]} settings and {result.at_once[1]} seeds were trained at once"
-    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB.")
+    devices = jax.local_device_count()
+    of_each = f" of each of {devices} devices" if devices > 1 else ""
+    words.append(f"{at_once}, in {result.bytes / 2**20:.0f} MB{of_each}.")
     words.append(f"In {printable(out)}: {sweep_results.CSV}, {sweep_results.PICTURE}.")
     tables.show(
         *tables.fitting(f"{title}: the best", heads, rows, tables.width(), ("training loss",)),

@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
         metavar="SIZE",
         type=memory,
         default=2 * _UNITS["GB"],
-        help="what to train at once may take, such as 500MB (default 2GB)",
+        help="what to train at once may take on each device, such as 500MB (default 2GB)",
     )
     arg("--out", metavar="DIR", type=parsing.folder, help="default tritia-sweep/DATASET/OPTIMIZER")
 

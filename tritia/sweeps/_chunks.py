@@ -42,20 +42,23 @@ def join(pieces: Sequence[tuple[np.ndarray, Any]], axis: int) -> Any:
     More than one piece means that they didn't fit the device: they are joined in the host's memory.
     """
     if len(pieces) == 1:
-        return pieces[0][1]
+        return _once(*pieces[0], axis)
     host = jax.local_devices(backend="cpu")[0]
-    trimmed = []
-    for positions, tree in pieces:
-        true = len(np.unique(positions))
-        trimmed.append(
-            jax.tree.map(
-                lambda x, n=true: x[:n] if axis == 0 else x[:, :n], jax.device_put(tree, host)
-            )
-        )
+    trimmed = [_once(positions, jax.device_put(tree, host), axis) for positions, tree in pieces]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *trimmed)
 
 
-def take(tree: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
-    """Returns the given settings and seeds of a tree, on the device."""
+def _once(positions: np.ndarray, tree: Any, axis: int) -> Any:
+    """Returns a tree without the repetitions of its last position."""
+    true = len(np.unique(positions))
+    if true == len(positions):
+        return tree
+    return jax.tree.map(lambda x: x[:true] if axis == 0 else x[:, :true], tree)
+
+
+def take(
+    tree: Any, rows: np.ndarray, columns: np.ndarray, sharding: jax.sharding.Sharding | None
+) -> Any:
+    """Returns the given settings and seeds of a tree, with a sharding or on the first device."""
     picked = jax.tree.map(lambda x: x[rows][:, columns], tree)
-    return jax.device_put(picked, jax.local_devices()[0])
+    return jax.device_put(picked, sharding or jax.local_devices()[0])

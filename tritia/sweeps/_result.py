@@ -28,7 +28,7 @@ class Result(NamedTuple):
       params: those of the best setting, with a leading axis of seeds; where the transform has an
         iterate besides its params (`evaluation_params`), that one.
       at_once: the most settings, and seeds of each, that were trained as one computation.
-      bytes: the memory that this took according to the compiler, data included.
+      bytes: the memory that this took on each device according to the compiler, data included.
     """
 
     best: Mapping[str, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict, Unpack
 
@@ -13,6 +14,7 @@ import optax
 from tritia._arguments import check_static_int
 from tritia.sweeps import _chunks as chunks
 from tritia.sweeps._halving import Halving, fewer, rung_ends, spans
+from tritia.sweeps._lanes import Lanes, checked_mesh, lanes_for
 from tritia.sweeps._problem import Problem
 from tritia.sweeps._result import Curves, Result
 from tritia.sweeps._vmapped import Carry, Plan, VmappedRuns, bytes_of_a_run, compile_runs, iterate
@@ -39,6 +41,7 @@ class Options(TypedDict, total=False):
     seeds: int | Sequence[int]
     records: int | None
     memory: int | None
+    mesh: jax.sharding.Mesh | None
     halving: Halving | None
     maximise: bool
     progress: Progress | None
@@ -96,6 +99,7 @@ def build(
     seeds: int | Sequence[int] = 1,
     records: int | None = None,
     memory: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     halving: Halving | None = None,
     maximise: bool = False,
     progress: Progress | None = None,
@@ -120,9 +124,14 @@ def build(
       seeds: how many, or which; each seed has its own initial params and batches.
       records: how many points the curves have, a divisor of `steps`; None takes the greatest up to
         20.
-      memory: bytes that what is trained at once, with the data, may take by the compiler's count;
-        the rest is trained afterwards. None trains all at once. A computation over another number
-        of settings rounds differently, which a run at the edge of divergence amplifies.
+      memory: bytes that what is trained at once, with the data, may take on each device by the
+        compiler's count; the rest is trained afterwards. None trains all at once. A computation
+        over another number of settings rounds differently, which a run at the edge of divergence
+        amplifies.
+      mesh: a `jax.sharding.Mesh` of devices of this process, over all of which the settings (or
+        the seeds, where that divides better) are spread: each trains its own, with a copy of the
+        data, and nothing travels between them. None takes `jax.local_devices()`. On another number
+        of devices results differ by rounding alone.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
@@ -160,13 +169,19 @@ def build(
         evaluation_params,
         steps // records,
     )
+    devices = checked_mesh(mesh)
+    data = jax.tree.map(jnp.asarray, data)
+    if devices.size > 1:
+        everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+        data = jax.device_put(data, everywhere)
     return _Sweep(
         plan,
-        jax.tree.map(jnp.asarray, data),
+        data,
         jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.uint32)),
         rung_ends(halving, records),
         halving,
         memory,
+        devices,
         maximise,
         progress or (lambda done: None),
     )
@@ -201,13 +216,15 @@ class _Sweep:
         ends: list[int],
         halving: Halving | None,
         memory: int | None,
+        mesh: jax.sharding.Mesh,
         maximise: bool,
         progress: Progress,
     ):
         self._plan, self._data, self._keys = plan, data, keys
         self._ends, self._halving = ends, halving
-        self._memory, self._maximise, self._progress = memory, maximise, progress
-        self._compiled: dict[tuple[tuple[str, ...], tuple[int, int]], VmappedRuns] = {}
+        self._memory, self._mesh = memory, mesh
+        self._maximise, self._progress = maximise, progress
+        self._compiled: dict[tuple[tuple[str, ...], tuple[int, int], Lanes], VmappedRuns] = {}
         self._evaluated = jax.jit(
             jax.vmap(jax.vmap(lambda carry: plan.evaluation_params(carry.state, carry.params)))
         )
@@ -224,7 +241,8 @@ class _Sweep:
         for _, begin, end in spans(len(settings), self._ends, self._halving):
             size, runs = self._that_fit(names, len(alive))
             if runs.bytes > most_bytes:
-                at_once, most_bytes = size, runs.bytes
+                at_once = min(size[0], len(alive)), min(size[1], len(self._keys))
+                most_bytes = runs.bytes
             states = []
             for rows in chunks.split(len(alive), size[0]):
                 chosen = {name: jnp.asarray(table[name][alive[rows]]) for name in names}
@@ -243,11 +261,13 @@ class _Sweep:
                     best = winner
                     position = int(np.flatnonzero(alive[rows] == winner)[0])
                     best_params = jax.tree.map(lambda x, i=position: x[i], found)
+                    if self._mesh.size > 1:
+                        best_params = jax.device_put(best_params, self._mesh.devices.flat[0])
             if end < records:
                 ranking = np.argsort(curves.scores[alive], kind="stable")
                 staying = np.sort(ranking[: fewer(len(alive), self._halving)])
                 all_seeds = np.arange(len(self._keys))
-                kept = chunks.take(chunks.join(states, axis=0), staying, all_seeds)
+                kept = chunks.take(chunks.join(states, axis=0), staying, all_seeds, None)
                 alive = alive[staying]
         return Result(
             best=dict(settings[best]),
@@ -295,7 +315,7 @@ class _Sweep:
             if carry_in is None:
                 carry = runs.start(chosen, keys)
             else:
-                carry = chunks.take(*carry_in, columns)
+                carry = chunks.take(*carry_in, columns, runs.sharding)
             for number in records:
                 first = jnp.asarray(number * self._plan.every, jnp.int32)
                 carry, found = runs.advance(carry, chosen, keys, first, self._data)
@@ -308,16 +328,19 @@ class _Sweep:
 
     def _that_fit(self, names: tuple[str, ...], count: int) -> tuple[tuple[int, int], VmappedRuns]:
         """Returns how many settings and seeds to train at once, and that compiled."""
-        seeds = len(self._keys)
+        lanes = lanes_for(self._mesh, count, len(self._keys))
+        most = lanes.divided(count, len(self._keys))  # on each device, as all that follows
         if self._memory is None:
-            return (count, seeds), self._compile(names, (count, seeds))
+            size = lanes.together(*most)
+            return size, self._compile(names, size, lanes)
         fixed = chunks.bytes_of(self._data)
         each = _FIRST_GUESS * bytes_of_a_run(self._plan, names, self._keys)
-        fitting = count * seeds
+        fitting = math.prod(most)
         while True:
             fitting = max(1, min(fitting, int((self._memory - fixed) // max(each, 1))))
-            size = chunks.evenly(fitting, count, seeds)
-            runs = self._compile(names, size)
+            own = chunks.evenly(fitting, *most)
+            size = lanes.together(*own)
+            runs = self._compile(names, size, lanes)
             if runs.bytes <= self._memory:
                 return size, runs
             if fitting == 1:
@@ -325,17 +348,16 @@ class _Sweep:
                     f"memory is {self._memory} bytes; one setting with one seed and the data take"
                     f" {runs.bytes}."
                 )
-            each = (runs.bytes - fixed) / (size[0] * size[1])
+            each = (runs.bytes - fixed) / math.prod(own)
             fitting -= 1
 
-    def _compile(self, names: tuple[str, ...], size: tuple[int, int]) -> VmappedRuns:
-        key = (names, size)
+    def _compile(self, names: tuple[str, ...], size: tuple[int, int], lanes: Lanes) -> VmappedRuns:
+        key = (names, size, lanes)
         if key not in self._compiled:
             shape = jax.ShapeDtypeStruct((size[0],), jnp.result_type(float))
             shapes = dict.fromkeys(names, shape)
-            self._compiled[key] = compile_runs(
-                self._plan, shapes, self._keys[: size[1]], self._data
-            )
+            keys = jax.ShapeDtypeStruct((size[1],), self._keys.dtype)
+            self._compiled[key] = compile_runs(self._plan, shapes, keys, self._data, lanes)
         return self._compiled[key]
 
     def _ticker(self, settings: int) -> Callable[[float], None]:

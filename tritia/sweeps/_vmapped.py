@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 import tritia
 from tritia._arguments import with_extra_args
 from tritia._trees import find_states
 from tritia.sweeps._chunks import bytes_of
+from tritia.sweeps._lanes import Axes, Lanes
 from tritia.sweeps._problem import Problem
-
-Axes = Literal["settings", "seeds", "both", "none"]
-"""Which of the two vmapped axes an argument has."""
 
 
 class Carry(NamedTuple):
@@ -59,17 +58,19 @@ class Plan(NamedTuple):
 
 
 class VmappedRuns(NamedTuple):
-    """A compiled group of runs.
+    """A compiled group of runs, on one device or spread over several.
 
     Attributes:
       start: (settings, keys) -> carry.
       advance: (carry, settings, keys, step, data) -> carry, (training losses, values), which are
         arrays (settings, seeds). It takes the carry's buffers for its own.
-      bytes: what the compiler says that `advance` needs, data included.
+      sharding: of every array of a carry; None on one device.
+      bytes: what the compiler says that `advance` needs on each device, data included.
     """
 
     start: Callable[..., Carry]
     advance: Callable[..., tuple[Carry, tuple[jax.Array, jax.Array]]]
+    sharding: NamedSharding | None
     bytes: int
 
 
@@ -92,14 +93,15 @@ def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
     return Carry(params, rest, _transform(plan, setting).init(params))
 
 
-def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> VmappedRuns:
+def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) -> VmappedRuns:
     """Compiles a group.
 
     Args:
       plan: what is to be run.
       settings: arrays of shape (settings,), by name; only their shapes matter.
-      keys: (seeds,).
+      keys: (seeds,); only their shape matters.
       data: the data of the run; only their shapes matter.
+      lanes: how the runs are spread over devices, which divide them.
 
     Returns:
       The `VmappedRuns`.
@@ -142,9 +144,16 @@ def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Vmapp
         )
         return carry, (loss, value)
 
-    start_all = jax.jit(over_runs(functools.partial(start, plan), "settings", "seeds"))
-    advance_all = jax.jit(
-        over_runs(advance, "both", "settings", "seeds", "none", "none"), donate_argnums=0
+    start_all = lanes.spread(
+        over_runs(functools.partial(start, plan), "settings", "seeds"),
+        ("settings", "seeds"),
+        "both",
+    )
+    advance_all = lanes.spread(
+        over_runs(advance, "both", "settings", "seeds", "none", "none"),
+        ("both", "settings", "seeds", "none", "none"),
+        ("both", "both"),
+        donate_argnums=0,
     )
     shape = jax.eval_shape(start_all, settings, keys)
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -156,7 +165,7 @@ def compile_runs(plan: Plan, settings: Any, keys: jax.Array, data: Any) -> Vmapp
         + used.temp_size_in_bytes
         - used.alias_size_in_bytes
     )
-    return VmappedRuns(start_all, compiled, size)
+    return VmappedRuns(start_all, compiled, lanes.sharding("both"), size)
 
 
 def iterate(state: Any, params: Any) -> Any:

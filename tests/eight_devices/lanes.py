@@ -1,0 +1,131 @@
+"""Runs of a sweep spread over eight devices."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tritia
+from tests.collectives import bytes_of_collectives
+from tritia.sweeps import Halving, grid, minibatches, plain_problem, run
+from tritia.sweeps._lanes import checked_mesh, lanes_for
+from tritia.sweeps._vmapped import Plan, compile_runs, iterate
+
+ROWS = 40
+
+
+@functools.cache
+def _data():
+    x = jax.random.normal(jax.random.key(0), (ROWS, 6))
+    return {"x": x, "y": (x[:, 0] * x[:, 1] > 0).astype(jnp.int32)}
+
+
+def _init(key):
+    keys = jax.random.split(key)
+    return [
+        {"kernel": jax.random.normal(keys[0], (6, 8)), "bias": jnp.zeros(8)},
+        {"kernel": jax.random.normal(keys[1], (8, 2)), "bias": jnp.zeros(2)},
+    ]
+
+
+def _loss(params, batch):
+    hidden = jax.nn.relu(batch["x"] @ params[0]["kernel"] + params[0]["bias"])
+    logits = hidden @ params[1]["kernel"] + params[1]["bias"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+
+PROBLEM = plain_problem(_init, _loss, evaluate=_loss)
+MAKE = {
+    "difference": lambda setting: tritia.difference(setting["learning_rate"]),
+    "stochastic_tiam": lambda setting: tritia.stochastic_tiam(setting["learning_rate"]),
+}
+
+
+def _examples(batch):
+    return {"inputs": batch["x"], "targets": batch["y"]}
+
+
+def _rates(count):
+    return grid(learning_rate=np.geomspace(0.01, 0.1, count))
+
+
+def _run(name, settings, devices, **options):
+    mesh = jax.sharding.Mesh(jax.devices()[:devices], ("any",)) if devices else None
+    return run(
+        MAKE[name],
+        settings,
+        PROBLEM,
+        _data(),
+        steps=20,
+        batch=minibatches(20),
+        extra=_examples if name == "stochastic_tiam" else None,
+        mesh=mesh,
+        **options,
+    )
+
+
+def _agree(spread, alone):
+    for name in ("losses", "values", "scores"):
+        np.testing.assert_allclose(getattr(spread, name), getattr(alone, name), rtol=1e-4)
+    assert spread.best == alone.best
+    assert spread.at_once == alone.at_once
+    chex.assert_trees_all_close(
+        jax.device_get(spread.params), jax.device_get(alone.params), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("settings", "seeds"), [(16, 1), (11, 3), (2, 8)])
+def test_results_do_not_depend_on_the_number_of_devices(settings, seeds):
+    alone = _run("difference", _rates(settings), 1, seeds=seeds)
+    for devices in (None, 3):  # None: all of them
+        spread = _run("difference", _rates(settings), devices, seeds=seeds)
+        _agree(spread, alone)
+        assert spread.bytes < alone.bytes
+
+
+def test_a_solver_is_spread():
+    _agree(*(_run("stochastic_tiam", _rates(8), devices, seeds=2) for devices in (None, 1)))
+
+
+@pytest.mark.parametrize("memory", [None, 30_000])
+def test_halving(memory):
+    options = {"seeds": 3, "halving": Halving(), "memory": memory}
+    spread = _run("difference", _rates(18), None, **options)
+    alone = _run("difference", _rates(18), 1, seeds=3, halving=Halving())
+    np.testing.assert_array_equal(spread.trained, alone.trained)
+    np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [40, 1])
+def test_chunks_fit_the_memory_of_each_device(settings):
+    seeds = 40 // settings
+    whole = _run("difference", _rates(settings), None, seeds=seeds)
+    part = _run("difference", _rates(settings), None, seeds=seeds, memory=whole.bytes // 2)
+    assert part.bytes <= whole.bytes // 2
+    assert np.prod(part.at_once) < 40
+    np.testing.assert_allclose(part.losses, whole.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "seeds"), [("difference", 2, 8), ("stochastic_tiam", 8, 2)]
+)
+def test_nothing_travels_between_devices(name, settings, seeds):
+    extra = _examples if name == "stochastic_tiam" else lambda batch: {}
+    plan = Plan(MAKE[name], PROBLEM, minibatches(20), extra, iterate, 2)
+    lanes = lanes_for(checked_mesh(None), settings, seeds)
+    rates = {"learning_rate": jax.ShapeDtypeStruct((settings,), jnp.float32)}
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds, dtype=jnp.uint32))
+    runs = compile_runs(plan, rates, keys, _data(), lanes)
+    assert bytes_of_collectives(runs.advance) == {}
+    assert runs.sharding is not None
+    assert runs.sharding.num_devices == 8
+    assert not runs.sharding.is_fully_replicated
+
+
+def test_what_is_no_mesh_is_refused():
+    with pytest.raises(TypeError, match=r"mesh must be a jax\.sharding\.Mesh or None; got 8"):
+        run(MAKE["difference"], _rates(2), PROBLEM, _data(), steps=2, mesh=8)
