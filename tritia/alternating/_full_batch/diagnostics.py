@@ -132,4 +132,4 @@ def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
         )
     # Unwrapped: nnx.Optimizer keeps each array in a variable.
     leaves = jax.tree.leaves(found[0])
-    return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])
+    return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])  # type: ignore
