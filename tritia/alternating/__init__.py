@@ -50,11 +50,14 @@ published methods, which `dlam`, `mdlam` and `bcd` are.
 
 ## Restart
 
-With many rows z and a leave the network: the kernels then fit targets that it cannot reach, and the
-loss of the network stays far above that of the auxiliary variables. `restart=True` starts every
-update from a forward pass, row by row where the objective does not rise by it. In a row that is
-restarted every coupling holds but the output's, which takes the prox of the loss. It helps networks
-of up to three layers, and slows deep ones, whose targets come down by a layer in each pass.
+Pass by pass z and a leave the network: the kernels then fit targets that it cannot reach, and the
+loss of the network stays far above that of the auxiliary variables. `restart="always"` starts every
+update from a forward pass. It is far better where the function is curved and inputs are few: two
+spirals, three layers, 50 updates: 0.91 where the default gives 0.58. The objective is then no
+longer that of one run of descent: an update ends at most at the network's loss plus its weight
+decay, from where it started, and the safeguard guarantees no more. `restart="guarded"` restarts a
+row only where the objective does not rise by it; this keeps the promise that the objective never
+rises, and most of the stall.
 
 ## Penalties
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from tritia._arguments import check_choice
 from tritia.sklearn._folds import bucket, split
-from tritia.sklearn._path import Data, Lanes, PathResult, train_path
+from tritia.sklearn._path import Data, Lanes, PathResult, Solver, train_path
 from tritia.sklearn._plan import SOLVERS, plan_for, solver_for
 
 
@@ -56,7 +56,8 @@ class _Perceptron(BaseEstimator):
         self._offset, deviation = _standard(x, sample_weight)
         self._scale = _scale(deviation)
         random = check_random_state(self.random_state)
-        self.solver_ = solver_for(rows, columns) if self.solver == "auto" else self.solver
+        chosen = solver_for(rows, columns) if self.solver == "auto" else self.solver
+        self.solver_ = cast(Solver, chosen)
         plan = plan_for(self.solver_, rows)
         training, validation = split(
             classes, rows, min(plan.folds, rows), min(plan.parts, rows), random

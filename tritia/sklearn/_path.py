@@ -161,7 +161,8 @@ def _advance(
         def step(index: Any, carry: Any) -> Any:
             params, state = carry
             examples = update(lanes, data, rows, count, jax.random.fold_in(key, index))
-            steps, state = solver.update(None, state, params, **examples)
+            ignored: Any = None  # both solvers take the examples in place of a gradient
+            steps, state = solver.update(ignored, state, params, **examples)
             return optax.apply_updates(params, steps), state
 
         return jax.lax.fori_loop(0, updates, step, (params, state))

@@ -32,7 +32,7 @@ class Diagnostics(NamedTuple):
         the first. The state belongs to the first ones.
       network_loss: (), the loss of the outputs that the network itself gives, summed over the rows,
         with the params that the update was given: far above `loss`, it shows that the auxiliary
-        variables have left the network. () unless `restart` is True, which makes it cheap.
+        variables have left the network. () where `restart` is None.
       restarted: (), the share of rows whose auxiliary variables were restarted from the network; or
         () likewise.
     """
@@ -83,7 +83,7 @@ def diagnose(
     )
 
 
-def no_diagnostics(depth: int, dtype: jnp.dtype, restart: bool) -> Diagnostics:
+def no_diagnostics(depth: int, dtype: jnp.dtype, *, restarts: bool) -> Diagnostics:
     """Returns the diagnostics of a network of `depth` layers before the first update."""
 
     def zeros(*shape):
@@ -97,8 +97,8 @@ def no_diagnostics(depth: int, dtype: jnp.dtype, restart: bool) -> Diagnostics:
         zeros(depth),
         jnp.ones((), bool),
         jnp.zeros((), bool),
-        zeros() if restart else (),
-        zeros() if restart else (),
+        zeros() if restarts else (),
+        zeros() if restarts else (),
     )
 
 
@@ -132,4 +132,4 @@ def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
         )
     # Unwrapped: nnx.Optimizer keeps each array in a variable.
     leaves = jax.tree.leaves(found[0])
-    return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])
+    return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])  # type: ignore

@@ -78,7 +78,8 @@ class Method:
       block_order: in which order the blocks are visited.
       safeguard: whether an accelerated block that raises the objective is replaced.
       activation_steps: projected gradient steps of an activation block in its box.
-      restart: whether z and a are restarted from a forward pass before each block pass.
+      restart: which rows of z and a are restarted from a forward pass before each block pass:
+        "guarded" or "always", as `RestartRule` names them, or None.
     """
 
     activations: tuple[Activation, ...]
@@ -89,7 +90,7 @@ class Method:
     block_order: BlockOrder = "backward"
     safeguard: bool = True
     activation_steps: int = 5
-    restart: bool = False
+    restart: str | None = None
 
 
 class Displacements(NamedTuple):

@@ -7,7 +7,7 @@ but that of the output, which takes the prox of the loss around the network's ou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from tritia.alternating._blocks import dense, losses
 from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch.problem import Method, Numbers, Variables, row_objective
+
+RestartRule = Literal["guarded", "always"]
 
 
 class Restart(NamedTuple):
@@ -40,12 +42,12 @@ def restart(
     fits: tuple[jax.Array, ...],
     examples: Examples,
 ) -> Restart:
-    """Restarts the rows whose terms of the objective do not rise by it; all without the safeguard.
+    """Restarts every row, or under "guarded" those whose part of the objective does not rise.
 
     Given the kernels, the objective is a sum over rows, so that each is judged alone.
 
     Args:
-      method: the activations, the loss, the coupling and the safeguard.
+      method: the activations, the loss, the coupling and the rule.
       numbers: the penalties.
       variables: all blocks.
       fits: L arrays a_{l-1} W_l + b_l of them, (n, d_l).
@@ -63,7 +65,7 @@ def restart(
 
     network_loss = examples.rows.sum(method.loss.value(outputs, examples.targets)[:, None])
     rows = jnp.ones((outputs.shape[0], 1), bool)
-    if method.safeguard:
+    if method.restart == "guarded":
         before = row_objective(method, numbers, variables, examples, fits)
         after = row_objective(method, numbers, new, examples, new_fits)
         rows = (after <= before)[:, None]  # False for NaN

@@ -123,7 +123,7 @@ def initial_state(
         tau=jnp.full(depth, _FIRST_TAU, dtype) if kept.tau else (),
         spectrum=spectral,
         fingerprint=jnp.zeros(fingerprint_size(n, sizes[0]), dtype),
-        diagnostics=no_diagnostics(depth, dtype, method.restart),
+        diagnostics=no_diagnostics(depth, dtype, restarts=method.restart is not None),
     )
 
 

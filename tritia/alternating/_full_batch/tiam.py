@@ -41,7 +41,10 @@ from tritia.alternating._full_batch.coefficients import (
 )
 from tritia.alternating._full_batch.penalties import layer_penalties
 from tritia.alternating._full_batch.problem import Coupling, KernelStep, Method
-from tritia.alternating._full_batch.restart import restart as restart_from_network
+from tritia.alternating._full_batch.restart import (
+    RestartRule,
+    restart as restart_from_network,
+)
 from tritia.alternating._full_batch.state import (
     Kept,
     TiamState,
@@ -76,7 +79,7 @@ def tiam(
     eps: ScalarOrSchedule = halving(),  # noqa: B008
     inertia: Inertia | Mapping[BlockKind, Inertia] = Inertia(0.0, 0.0, 0.3),  # noqa: B008
     safeguard: bool = True,
-    restart: bool = False,
+    restart: RestartRule | None = None,
     scale_mu: bool = True,
     activation_steps: int = 5,
     layer_order: Sequence[str] | None = None,
@@ -131,13 +134,13 @@ def tiam(
         0 takes memory and time even where it is not read.
       safeguard: whether an accelerated block that raises the objective is replaced by the plain
         one, and by the old one where even that raises it. With constant numbers the objective then
-        never rises beyond rounding. Rows (elements, in hidden pre-activations) are judged one by
-        one; static.
-      restart: whether z and a start every update from a forward pass, the output from the prox of
-        the loss around the network's outputs; with the safeguard only in rows whose part of the
-        objective does not rise by it, so that its promise holds. It keeps z and a near the network,
-        which pays off with many rows and up to three layers, and slows networks of 6 or more;
-        the diagnostics then report the network's own loss; static.
+        never rises beyond rounding; under restart "always" an update starts from the network, and
+        ends at most at its loss plus its weight decay. Rows (elements, in hidden pre-activations)
+        are judged one by one; static.
+      restart: None, or which rows of z and a start every update from a forward pass, with the
+        output from the prox of the loss around the network's outputs: "guarded", those whose part
+        of the objective does not rise by it; or "always", all of them. The diagnostics then report
+        the network's own loss; static.
       scale_mu: whether the weight decay is relative; static.
       activation_steps: projected gradient steps of an activation block; coupling "inequality";
         static.
@@ -199,12 +202,14 @@ def tiam(
     check_choice("coupling", coupling, get_args(Coupling))
     check_choice("kernel_step", kernel_step, get_args(KernelStep))
     check_choice("block_order", block_order, BLOCK_ORDERS)
+    if restart is not None:
+        check_choice("restart", restart, get_args(RestartRule))
     for name, value in (("rho", rho), ("gamma", gamma)):
         check_number(name, value, minimum=0, exclusive_minimum=True)
     check_number("penalty_growth", penalty_growth, minimum=0.1, maximum=10)
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
-    for name, value in (("safeguard", safeguard), ("restart", restart), ("scale_mu", scale_mu)):
+    for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
@@ -321,7 +326,7 @@ def tiam(
         )
         start = resume(method, network, params, kept, state, examples)
         restarted = None
-        if restart:
+        if restart is not None:
             restarted = restart_from_network(method, numbers, start.variables, start.fits, examples)
             start = start._replace(variables=restarted.variables, fits=restarted.fits)
         result = update_blocks(
