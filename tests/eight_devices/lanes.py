@@ -87,6 +87,14 @@ def test_results_do_not_depend_on_the_number_of_devices(settings, seeds):
         assert spread.bytes < alone.bytes
 
 
+def test_where_a_mesh_is_set_runs_are_not_spread():
+    alone = _run("difference", _rates(8), 1)
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))):
+        _agree(_run("difference", _rates(8), None), alone)
+        with pytest.raises(ValueError, match=r"mesh is .*set by jax\.set_mesh; call"):
+            _run("difference", _rates(8), 8)
+
+
 def test_a_solver_is_spread():
     _agree(*(_run("stochastic_tiam", _rates(8), devices, seeds=2) for devices in (None, 1)))
 

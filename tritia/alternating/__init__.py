@@ -79,6 +79,15 @@ None; `optax.chain(tritia.tiam(...), optax.scale(0.9))` damps it. Under `optax.i
 name num_examples, activation_steps, safeguard, restart and scale_mu in static_args.
 `tiam_diagnostics` reads the objective and more from the state.
 
+## Precision
+
+Accelerators round the operands of a float32 matrix product, to TF32 or bfloat16, unless asked not
+to, and no product here asks: kernels are solved for as corrections, and the safeguard compares sums
+of squares, which are not products of matrices. With rounded operands networks learn as well; under
+TF32 the objective falls as ever, under bfloat16 it may rise by a few per cent in an update. Where
+penalties are small enough for that to matter, or the objective itself is wanted,
+`jax.default_matmul_precision("highest")` around the update asks for every product in full.
+
 ## References
 
 Wang et al., [Accelerated Gradient-free Neural Network Training by Multi-convex Alternating

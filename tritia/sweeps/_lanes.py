@@ -79,14 +79,20 @@ def checked_mesh(mesh: Mesh | None) -> Mesh:
 
     Raises:
       TypeError: not a mesh.
-      ValueError: a device of it belongs to another process.
+      ValueError: a device of it belongs to another process, or another mesh is set.
     """
+    is_set = not jax.sharding.get_abstract_mesh().empty
     if mesh is None:
-        devices = np.asarray(jax.local_devices())
+        # Where a mesh is set, programs are for that one.
+        devices = np.asarray(jax.local_devices()[: 1 if is_set else None])
     elif isinstance(mesh, Mesh):
         devices = mesh.devices.reshape(-1)
     else:
         raise TypeError(f"mesh must be a jax.sharding.Mesh or None; got {mesh!r}.")
+    if is_set and devices.size > 1:
+        raise ValueError(
+            f"mesh is {mesh}, and another one is set by jax.set_mesh; call sweeps outside of it."
+        )
     if any(device.process_index != jax.process_index() for device in devices):
         raise ValueError(
             f"mesh is {mesh}, with devices of other processes; allowed: devices of this process,"

@@ -130,8 +130,9 @@ def build(
         amplifies.
       mesh: a `jax.sharding.Mesh` of devices of this process, over all of which the settings (or
         the seeds, where that divides better) are spread: each trains its own, with a copy of the
-        data, and nothing travels between them. None takes `jax.local_devices()`. On another number
-        of devices results differ by rounding alone.
+        data, and nothing travels between them. None takes `jax.local_devices()`, or the first of
+        them where a mesh is set by `jax.set_mesh`. On another number of devices results differ by
+        rounding alone.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
