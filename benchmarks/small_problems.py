@@ -3,8 +3,8 @@
 Run `python -m benchmarks.small_problems [--seeds 3] [--restarts]`. It prints test accuracy, or R2,
 averaged over seeds with the least one, on problems where full-batch TIAM without restarts is known
 to do badly (curved functions of few inputs), and on diabetes. The MLPs stand behind a
-StandardScaler; for MLPRegressor the targets are standardised too. With `--restarts` it prints instead the test accuracy
-of `tritia.tiam` by its restart, 50 updates of networks with hidden layers of 100.
+StandardScaler; for MLPRegressor the targets are standardised too. With `--restarts` it prints
+instead the test accuracy of `tritia.tiam` by its restart, 50 updates, hidden layers of 100.
 """
 
 from __future__ import annotations
@@ -72,12 +72,20 @@ def models(name: str, seed: int) -> dict[str, Any]:
     return {"tritia.sklearn": TiamRegressor(random_state=seed), "MLP": perceptron}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def outputs_of_tiam(
-    depth: int, restart: Any, x: Any, y: Any, test_x: Any, key: Any, mu: Any, correct: Any
+    depth: int,
+    classes: int,
+    restart: Any,
+    x: Any,
+    y: Any,
+    test_x: Any,
+    key: Any,
+    mu: Any,
+    correct: Any,
 ) -> jax.Array:
     """What a network trained by 50 updates says of the test rows."""
-    sizes = (x.shape[1], *(100,) * (depth - 1), 10)
+    sizes = (x.shape[1], *(100,) * (depth - 1), classes)
     params = [
         {"kernel": jax.random.normal(k, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
         for k, i, o in zip(jax.random.split(key, depth), sizes[:-1], sizes[1:], strict=True)
@@ -116,6 +124,7 @@ def print_restarts(seeds: int) -> None:
                         inputs, test_inputs = rows
                         outputs = outputs_of_tiam(
                             depth,
+                            int(y.max()) + 1,
                             rule,
                             inputs,
                             train_y,
