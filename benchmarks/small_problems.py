@@ -1,26 +1,38 @@
 """The estimators of `tritia.sklearn` and scikit-learn's MLPs on small problems, all at defaults.
 
-Run `python -m benchmarks.small_problems [--seeds 3]`. It prints test accuracy, or R2, averaged over
-seeds with the least one, on problems where full-batch TIAM without restarts is known to do badly
-(curved functions of few inputs), and on diabetes. The MLPs stand behind a StandardScaler; for
-MLPRegressor the targets are standardised too.
+Run `python -m benchmarks.small_problems [--seeds 3] [--restarts]`. It prints test accuracy, or R2,
+averaged over seeds with the least one, on problems where full-batch TIAM without restarts is known
+to do badly (curved functions of few inputs), and on diabetes. The MLPs stand behind a
+StandardScaler; for MLPRegressor the targets are standardised too. With `--restarts` it prints
+instead the test accuracy of `tritia.tiam` by its restart, 50 updates, hidden layers of 100.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import warnings
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_diabetes, make_classification, make_friedman1, make_moons
+from sklearn.datasets import (
+    load_diabetes,
+    load_digits,
+    make_classification,
+    make_friedman1,
+    make_moons,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import tritia
 from tritia.sklearn import TiamClassifier, TiamRegressor
 
 CLASSES = ("moons", "spirals", "parity", "five classes")
@@ -46,7 +58,7 @@ def problem(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         return x, np.sin(4 * x[:, 0]) + 0.1 * random.randn(1000)
     if name == "friedman1":
         return make_friedman1(1000, noise=1.0, random_state=seed)
-    return load_diabetes(return_X_y=True)
+    return (load_digits if name == "digits" else load_diabetes)(return_X_y=True)
 
 
 def models(name: str, seed: int) -> dict[str, Any]:
@@ -60,12 +72,83 @@ def models(name: str, seed: int) -> dict[str, Any]:
     return {"tritia.sklearn": TiamRegressor(random_state=seed), "MLP": perceptron}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def outputs_of_tiam(
+    depth: int,
+    classes: int,
+    restart: Any,
+    x: Any,
+    y: Any,
+    test_x: Any,
+    key: Any,
+    mu: Any,
+    correct: Any,
+) -> jax.Array:
+    """What a network trained by 50 updates says of the test rows."""
+    sizes = (x.shape[1], *(100,) * (depth - 1), classes)
+    params = [
+        {"kernel": jax.random.normal(k, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
+        for k, i, o in zip(jax.random.split(key, depth), sizes[:-1], sizes[1:], strict=True)
+    ]
+    inertia = tritia.Inertia(0.0, 0.0, correct)
+    solver = tritia.tiam(len(x), restart=restart, mu=mu, inertia=inertia)
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        updates, state = solver.update(None, state, params, inputs=x, targets=y)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, solver.init(params)), length=50)
+    for layer in params[:-1]:
+        test_x = jax.nn.relu(test_x @ layer["kernel"] + layer["bias"])
+    return test_x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def print_restarts(seeds: int) -> None:
+    rules = (None, "guarded", "always")
+    heads = " | ".join(f"restart={rule!r}" for rule in rules)
+    print(f"| problem | layers | mu, correct | {heads} |\n| --- | --- | --- | --- | --- | --- |")
+    for name in ("moons", "spirals", "digits"):
+        for depth in (3, 10):
+            for mu, correct in ((0.1, 0.3), (0.3, 0.6)):
+                means = []
+                for rule in rules:
+                    scores = []
+                    for seed in range(seeds):
+                        x, y = problem(name, seed)
+                        train_x, test_x, train_y, test_y = train_test_split(
+                            x, y, test_size=0.3, random_state=seed
+                        )
+                        scaler = StandardScaler().fit(train_x)
+                        rows = (jnp.asarray(scaler.transform(a)) for a in (train_x, test_x))
+                        inputs, test_inputs = rows
+                        outputs = outputs_of_tiam(
+                            depth,
+                            int(y.max()) + 1,
+                            rule,
+                            inputs,
+                            train_y,
+                            test_inputs,
+                            jax.random.key(seed),
+                            mu,
+                            correct,
+                        )
+                        scores.append(np.mean(np.argmax(outputs, axis=1) == test_y))
+                    means.append(f"{np.mean(scores):.3f}")
+                print(f"| {name} | {depth} | {mu}, {correct} | {' | '.join(means)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.small_problems", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--restarts", action="store_true")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds
+    if arguments.restarts:
+        print_restarts(seeds)
+        return
     print("| problem | measure | tritia.sklearn (least) | MLP (least) |\n| --- | --- | --- | --- |")
     for name in (*CLASSES, *NUMBERS):
         scores: dict[str, list[float]] = {}

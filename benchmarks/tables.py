@@ -141,7 +141,7 @@ def print_tables(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> None
     for name in sorted(table):
         best = max(accuracy for accuracy, _ in table[name].values())
         row = [
-            f"**{accuracy:.3f}**" if accuracy == best else f"{accuracy:.3f}"
+            f"**{accuracy:.3f}**" if accuracy > best - 1e-6 else f"{accuracy:.3f}"
             for accuracy, _ in (table[name][method] for method in METHODS)
         ]
         print(f"| {name}{'' if name in CHOSEN_ON else ' (held back)'} | {' | '.join(row)} |")
@@ -169,8 +169,8 @@ def print_tables(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> None
     ours, *others = METHODS
     for other in others:
         pairs = [(name, table[name][ours][0] - table[name][other][0]) for name in sorted(table)]
-        lost = [f"{name} ({gap:+.3f})" for name, gap in pairs if gap < 0]
-        won = sum(gap > 0 for _, gap in pairs)
+        lost = [f"{name} ({gap:+.3f})" for name, gap in pairs if gap < -1e-6]
+        won = sum(gap > 1e-6 for _, gap in pairs)
         print(f"\nAgainst {other}: ahead on {won}, behind on {len(lost)}: {', '.join(lost)}.")
 
 
