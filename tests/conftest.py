@@ -23,6 +23,8 @@ hypothesis.settings.load_profile("tritia")
 
 # Two devices, so that shardings are tested for real; tests/test_eight_devices.py asks for more.
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("TRITIA_TEST_DEVICES", "2")))
+if "TRITIA_TEST_DEVICES" not in os.environ:
+    collect_ignore = ["eight_devices"]
 
 # Equal programs are compiled once, in this run and the next. The key holds the program, JAX's
 # version, the compiler's flags and the processor's kind.

@@ -112,7 +112,8 @@ def wide_sweep(**options):
         init=lambda key: jax.random.normal(key, (400,)),
         loss=lambda params, batch: 0.5 * jnp.sum(batch * params**2),
     )
-    arguments = {"steps": STEPS, "records": RECORDS, **options}
+    one_device = jax.make_mesh((1,), ("lanes",), devices=jax.devices()[:1])
+    arguments = {"steps": STEPS, "records": RECORDS, "mesh": one_device, **options}
     return sweeps.build(descent, problem, WIDE, **arguments)
 
 
