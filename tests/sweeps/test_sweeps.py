@@ -108,12 +108,13 @@ WIDE = jnp.linspace(1.0, 30.0, 400)
 
 
 def wide_sweep(**options):
+    """On one device, where what fits is known; tests/eight_devices/lanes.py has more."""
     problem = sweeps.plain_problem(
         init=lambda key: jax.random.normal(key, (400,)),
         loss=lambda params, batch: 0.5 * jnp.sum(batch * params**2),
     )
-    one_device = jax.make_mesh((1,), ("lanes",), devices=jax.devices()[:1])
-    arguments = {"steps": STEPS, "records": RECORDS, "mesh": one_device, **options}
+    one = jax.sharding.Mesh(jax.devices()[:1], ("lanes",))
+    arguments = {"steps": STEPS, "records": RECORDS, "mesh": one, **options}
     return sweeps.build(descent, problem, WIDE, **arguments)
 
 
