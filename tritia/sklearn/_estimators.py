@@ -163,7 +163,7 @@ class TiamClassifier(ClassifierMixin, _Perceptron):
         found = np.unique(labels[sample_weight > 0])
         if len(found) < 2:
             raise ValueError(
-                f"y holds the classes {self.classes_[found].tolist()} in rows of positive weight;"
+                f"y holds one class, {self.classes_[found].tolist()}, in rows of positive weight;"
                 " TiamClassifier needs at least two."
             )
         one_hot = np.eye(len(self.classes_))[labels]
