@@ -17,9 +17,9 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
+from benchmarks.collectives import bytes_of_collectives
 from benchmarks.families import perceptron
 from benchmarks.timing import header, table
-from tests.collectives import bytes_of_collectives
 
 DEVICES = (1, 2, 4, 8)
 

@@ -140,8 +140,10 @@ def test_ctrl_c_ends_it_after_any_time(tmp_path, where, delay):
 
 # The disk hangs while a file is written.
 HANG = """
+import signal
 import time
 import _tritia_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 _tritia_command.watch()
 from tritia._command_line import interrupt
 from tritia._compare import folder

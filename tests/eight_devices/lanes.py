@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import tritia
-from tests.collectives import bytes_of_collectives
+from benchmarks.collectives import bytes_of_collectives
 from tritia.sweeps import Halving, grid, minibatches, plain_problem, run
 from tritia.sweeps._lanes import checked_mesh, lanes_for
 from tritia.sweeps._vmapped import Plan, compile_runs, iterate

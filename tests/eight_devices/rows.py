@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
-from tests.collectives import bytes_of_collectives, shapes
+from benchmarks.collectives import bytes_of_collectives, shapes
 
 # 9 rows a device, fewer than there are inputs; no width is a number of rows.
 N, INPUTS, CLASSES = 72, 100, 3

@@ -1,6 +1,6 @@
 """Reads from a compiled program what its devices send each other.
 
-`python -m benchmarks.scaling devices` counts with it too.
+For `python -m benchmarks.scaling devices`, and for the tests on eight devices.
 """
 
 from __future__ import annotations
