@@ -143,7 +143,7 @@ HANG = """
 import signal
 import time
 import _tritia_command
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored
 _tritia_command.watch()
 from tritia._command_line import interrupt
 from tritia._compare import folder
