@@ -10,8 +10,14 @@ import pytest
 FOLDER = pathlib.Path(__file__).parent / "eight_devices"
 
 
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["rows", "lanes"])
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [
+        ("rows", "not slow"),
+        ("lanes", "not slow"),
+        pytest.param("rows", "slow", marks=pytest.mark.slow),
+    ],
+)
 def test_on_eight_devices(name, marks):
     command = [sys.executable, "-m", "pytest", FOLDER / f"{name}.py", "-q", "-n0", f"-m={marks}"]
     found = subprocess.run(
