@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tritia._command_line.process import main
+from _tritia_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,8 +12,10 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
+from _tritia_command import HELP
+
 import tritia
-from tritia._command_line import compare_options, process, report_options, screen, sweep_options
+from tritia._command_line import compare_options, report_options, screen, sweep_options
 from tritia._command_line.parsing import ParseError, Parser, as_options
 from tritia._compare.errors import UsageError
 
@@ -107,7 +109,7 @@ class _Tritia(Parser):
     """The parser whose help the script prints without it."""
 
     def format_help(self) -> str:
-        return process.HELP
+        return HELP
 
 
 def _parser() -> Parser:

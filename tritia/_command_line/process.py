@@ -6,8 +6,8 @@ while a thread still compiles crashes. So SIGINT wakes a thread, which ends the 
 shutting down the interpreter: within half a second, after the file that is being written, and at
 the second Ctrl-C at once. Whatever is finished is on disk already.
 
-The script starts from a copy of this file, which is installed beside the package as
-`_tritia_command`: importing anything in `tritia` imports JAX first.
+The script starts from this file, which is installed beside the package as `_tritia_command`, and
+there alone: importing anything in `tritia` imports JAX first.
 """
 
 from __future__ import annotations
