@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tritia._batching import lockstep_cond, one_at_a_time
-from tritia._symmetric import eigh, spd_inverse
+from tritia._factorisations import eigh, spd_inverse
 
 
 def branch(predicate, x, scale):

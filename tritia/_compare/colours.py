@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from tritia._compare.optimizers import USUAL
+
 # Okabe and Ito's colours, told apart by most colour-blind readers, without the yellow, which is too
 # pale for lines; then some of Tol's that keep away from them.
 _COLOURS = (
@@ -24,19 +26,6 @@ _COLOURS = (
 )
 _DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot")
 _MARKERS = "osD^vP*Xhp<>"
-
-# What is usually compared looks the same wherever it turns up.
-_USUAL = (
-    "sgd",
-    "momentum",
-    "adam",
-    "adams_bashforth2",
-    "bdf2",
-    "difference3",
-    "difference4",
-    "tiam",
-    "spectral_momentum",
-)
 
 Dash = Literal["solid", "dash", "dot", "dashdot"]
 
@@ -72,8 +61,8 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
             _DASHES, zip(_COLOURS, _MARKERS, strict=True)
         )
     ]
-    found = {name: free[_USUAL.index(name)] for name in names if name in _USUAL}
-    usual = len(_USUAL)
+    found = {name: free[USUAL.index(name)] for name in names if name in USUAL}
+    usual = len(USUAL)
     # The usual ones' colours last: a run may be extended by them.
     spare = [*free[usual : len(_COLOURS)], *free[:usual], *free[len(_COLOURS) :]]
     others = itertools.cycle(style for style in spare if style not in found.values())

@@ -349,3 +349,16 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
 }
 """Every optimizer by its name on the command line."""
+
+USUAL = (
+    "sgd",
+    "momentum",
+    "adam",
+    "adams_bashforth2",
+    "bdf2",
+    "difference3",
+    "difference4",
+    "tiam",
+    "spectral_momentum",
+)
+"""What is compared where nothing is said."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tritia._compare import folder, own_code, results
 from tritia._compare.data_choice import DataChoice
 from tritia._compare.errors import UsageError
-from tritia._compare.optimizers import Optimizer
+from tritia._compare.optimizers import USUAL, Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +31,7 @@ class Request(DataChoice):
       out: where the results go.
     """
 
-    optimizers: tuple[str, ...] = (
-        "sgd",
-        "momentum",
-        "adam",
-        "adams_bashforth2",
-        "bdf2",
-        "difference3",
-        "difference4",
-        "tiam",
-        "spectral_momentum",
-    )
+    optimizers: tuple[str, ...] = USUAL
     optimizer_from: tuple[str, ...] = ()
     seeds: int = 5
     epochs: int = 20

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tritia._batching import one_at_a_time
-from tritia._symmetric import eigh, spd_inverse
+from tritia._factorisations import eigh, orthonormal, spd_inverse
 
 
 class LowRank(NamedTuple):
@@ -90,7 +89,7 @@ def _low_rank(gram: jax.Array, shift: jax.Array, positive: jax.Array, last: LowR
     vector diverge; hence a second iteration, because G changes fastest at the start.
     """
     rank = last.shrink.size
-    vectors = _orthonormal(gram @ _orthonormal(gram @ last.vectors))
+    vectors = orthonormal(gram @ orthonormal(gram @ last.vectors))
     values, rotation = eigh(vectors.T @ (gram @ vectors))
     tail = jnp.maximum(jnp.trace(gram) - jnp.sum(values), 0) / (gram.shape[0] - rank)
     rest = jnp.where(positive, shift + tail, 1)
@@ -99,11 +98,6 @@ def _low_rank(gram: jax.Array, shift: jax.Array, positive: jax.Array, last: LowR
         1 - rest / (rest + jnp.maximum(values, 0) - tail),
         jnp.where(positive, 1 / rest, 0),
     )
-
-
-@one_at_a_time
-def _orthonormal(matrix: jax.Array) -> jax.Array:
-    return jnp.linalg.qr(matrix)[0]
 
 
 def times_columns(inverse: Inverse, columns: jax.Array) -> jax.Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import ScalarOrSchedule, check_number, check_static_int, value_at
-from tritia._batching import lockstep_cond, one_at_a_time
+from tritia._batching import lockstep_cond
+from tritia._factorisations import orthonormal
 from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
 from tritia._schedules import growing_period
@@ -206,19 +207,14 @@ def _start(shape: tuple[int, int, int], rank: int, dtype: Any) -> jax.Array | No
     if not count or not rank:
         return None
     draw = jax.random.normal(jax.random.key(0), (shorter, rank), jnp.float32)
-    return jnp.tile(_orthonormal(draw.astype(dtype)), (count, 1, 1))
-
-
-@one_at_a_time
-def _orthonormal(matrix: jax.Array) -> jax.Array:
-    return jnp.linalg.qr(matrix)[0]
+    return jnp.tile(orthonormal(draw.astype(dtype)), (count, 1, 1))
 
 
 def _iterate(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
     """One step of subspace iteration; a matrix that is zero or not finite changes nothing."""
     scale = largest_entry(matrices)
     images = matrices @ vectors / scale
-    new = jax.vmap(_orthonormal)(jnp.conj(matrices.mT) @ images / scale)
+    new = jax.vmap(orthonormal)(jnp.conj(matrices.mT) @ images / scale)
     usable = jnp.isfinite(scale) & jnp.any(images != 0, axis=(-2, -1), keepdims=True)
     return jnp.where(usable & jnp.all(jnp.isfinite(new), (-2, -1), keepdims=True), new, vectors)
 

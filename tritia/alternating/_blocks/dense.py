@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tritia._symmetric import spd_inverse
+from tritia._factorisations import spd_inverse
 from tritia.alternating._blocks.rows import Rows, Spectrum, gram
 
 Number = float | jax.Array

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tritia._symmetric import eigh
+from tritia._factorisations import eigh
 
 
 class Rows(NamedTuple):

@@ -1,4 +1,4 @@
-"""Factorisations of symmetric matrices that `jax.vmap` does not batch on the CPU."""
+"""Factorisations of matrices that `jax.vmap` does not batch on the CPU."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the eigenvalues, ascending (m,), and eigenvectors, (m, m), of a symmetric matrix."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
+
+
+@one_at_a_time
+def orthonormal(matrix: jax.Array) -> jax.Array:
+    """Returns orthonormal columns, (m, r), that span those of a matrix (m, r), r <= m."""
+    return jnp.linalg.qr(matrix)[0]
