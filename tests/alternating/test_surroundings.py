@@ -196,17 +196,19 @@ def test_tiam_refuses_a_part_of_its_rows():
     ("name", "make_solver", "number"),
     [
         ("stochastic_tiam", lambda v: tritia.stochastic_tiam(v), 0.3),
-        (
+        pytest.param(
             "stochastic_tiam",
             lambda v: tritia.stochastic_tiam(v, target_step="exact", activation="tanh"),
             0.3,
+            marks=pytest.mark.slow,
         ),
         ("scale_by_input_gram", lambda v: tritia.scale_by_input_gram(damping=v), 1.0),
         ("tiam", lambda v: tritia.tiam(N, mu=v), 0.1),
-        (
+        pytest.param(
             "tiam",
             lambda v: tritia.tiam(N, rho=v, kernel_step="backtracking", activation="tanh"),
             0.01,
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -67,10 +67,13 @@ def passes(order, count=3):
     method, variables, examples = start(order)
     numbers = Numbers((0.3,) * DEPTH, (0.2,) * (DEPTH - 1), (0.1,) * DEPTH, 0.0, 0.0)
     inertias = Inertias(*(Inertia(0.0, 0.0, 0.3),) * 5)
+
+    @jax.jit
+    def one_pass(variables):
+        return block_pass.update_blocks(method, numbers, inertias, variables, examples).variables
+
     for _ in range(count):
-        variables = block_pass.update_blocks(
-            method, numbers, inertias, variables, examples
-        ).variables
+        variables = one_pass(variables)
     return jax.tree.leaves(variables)
 
 
@@ -110,6 +113,7 @@ def test_rows_go_down_the_pipeline_alone():
     numbers = Numbers((0.3,) * DEPTH, (0.2,) * (DEPTH - 1), (0.1,) * DEPTH, 0.0, 0.0)
     some = slice(3, 9)
 
+    @jax.jit
     def down(variables, examples):
         result = block_pass.update_blocks(method, numbers, Inertias(), variables, examples)
         return result.variables.pre_activations, result.variables.activations
