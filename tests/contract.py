@@ -111,7 +111,7 @@ class Case:
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)  # tunable, with a value
     static: dict[str, Any] = dataclasses.field(default_factory=dict)
     problem: Problem = TREE
-    schedules: bool = True  # whether the numbers may be schedules
+    constants: tuple[str, ...] = ()  # numbers that may not be schedules
     bad: tuple[tuple[dict[str, Any], type[Exception], str], ...] = ()  # arguments, error, message
     complex_params: bool = True
     masked: bool = True  # works inside optax.masked and optax.partition; if not, it must say so
@@ -378,6 +378,40 @@ CASES = [
         tritia.polyak_average,
         {"decay": 0.9},
         bad=(({"decay": 1.5}, ValueError, "decay"),),
+    ),
+    Case(
+        "partition_matrices",
+        tritia.partition_matrices,
+        static={"matrices": optax.trace(0.9), "others": optax.scale_by_schedule(lambda n: 0.1)},
+        bad=(
+            ({"matrices": 0.1}, TypeError, "matrices"),
+            ({"others": None}, TypeError, "others"),
+        ),
+        wide_memory=False,  # that of its parts
+    ),
+    *(
+        Case(
+            f"spectral_momentum{name}",
+            tritia.spectral_momentum,
+            {"learning_rate": 0.1, "weight_decay": 0.3, "momentum": 0.9},
+            {"input_gram": False, **static},
+            constants=("weight_decay", "momentum"),
+            bad=(
+                BAD_RATE,
+                ({"weight_decay": -1.0}, ValueError, "weight_decay"),
+                ({"momentum": 1.0}, ValueError, "momentum"),
+                ({"rank": -1}, ValueError, "rank"),
+                ({"newton_schulz_steps": 2.5}, TypeError, "newton_schulz_steps"),
+                ({"others": 0.1}, TypeError, "others"),
+                ({"input_gram": 0.1}, TypeError, "input_gram"),
+                ({"axes": 3}, TypeError, "axes"),
+                ({"is_matrix": "kernel"}, TypeError, "is_matrix"),
+            ),
+        )
+        for name, static in (
+            ("", {"rank": 1, "newton_schulz_steps": 0, "nesterov": False}),
+            ("_newton_schulz", {"rank": 0, "newton_schulz_steps": 2, "nesterov": True}),
+        )
     ),
     Case(
         "scale_by_input_gram",

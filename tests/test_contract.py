@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import inspect
+import itertools
 import re
 from typing import Any
 
@@ -87,15 +88,26 @@ def _close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def _copies(params: Any, state: Any) -> list[Any]:
-    """The trees in a state that look like params, found by their structure and shapes."""
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _copies(params: Any, state: Any) -> list[list[Any]]:
+    """The leaves of the trees in a state that look like params, by their structure and shapes.
+
+    Where a part of a transform does not see a leaf, `optax.MaskedNode` stands in its place.
+    """
     structure, shapes = jax.tree.structure(params), list(map(jnp.shape, jax.tree.leaves(params)))
 
     def is_copy(node):
-        leaves, found = jax.tree.flatten(node)
-        return found == structure and list(map(jnp.shape, leaves)) == shapes
+        leaves, found = jax.tree.flatten(node, is_leaf=_is_masked)
+        return found == structure and all(
+            _is_masked(leaf) or jnp.shape(leaf) == shape
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        )
 
-    return list(filter(is_copy, jax.tree.leaves(state, is_leaf=is_copy)))
+    copies = filter(is_copy, jax.tree.leaves(state, is_leaf=is_copy))
+    return [jax.tree.leaves(copy, is_leaf=_is_masked) for copy in copies]
 
 
 def _alias(name: str, form: Any, general: Any) -> Any:
@@ -328,9 +340,15 @@ def test_numbers_may_be_arrays_or_schedules(case):
     params, (expected, _) = case.problem.params(), _trained(case)
     arrays = {name: jnp.asarray(value) for name, value in case.numbers.items()}
     _close(_run(case, case.make(**arrays), params)[0], expected)
-    if case.schedules:
-        schedules = {name: optax.constant_schedule(v) for name, v in case.numbers.items()}
-        _close(_run(case, case.make(**schedules), params)[0], expected)
+    schedules = {
+        name: optax.constant_schedule(value)
+        for name, value in case.numbers.items()
+        if name not in case.constants
+    }
+    _close(_run(case, case.make(**schedules), params)[0], expected)
+    for name in case.constants:
+        with pytest.raises(TypeError, match=name):
+            case.make(**{name: optax.constant_schedule(case.numbers[name])})
 
 
 @every_tuned_case
@@ -478,18 +496,30 @@ def test_apply_if_finite_rejects_a_bad_gradient(case):
 
 @every_case
 def test_map_params_sees_every_copy_of_the_params(case):
-    """Those that it should see are found by what they look like, params with params' shapes."""
+    """Those that it should see are found by what they look like, params with params' shapes.
+
+    A copy that lacks leaves takes `is_leaf`, as Optax's own masked states do.
+    """
     optimizer, params = case.make(), case.problem.params()
     _, state = _trained(case)
     copies = _copies(params, state)
     seen = []
-    mapped = optax.tree.map_params(
-        optimizer, lambda leaf, param: seen.append((leaf, param)) or leaf, state, params
-    )
-    chex.assert_trees_all_equal(mapped, state)
-    expected = [
-        pair for copy in copies for pair in zip(*map(jax.tree.leaves, (copy, params)), strict=True)
-    ]
+
+    def map_params(**settings):
+        return optax.tree.map_params(
+            optimizer,
+            lambda leaf, param: seen.append((leaf, param)) or leaf,
+            state,
+            params,
+            **settings,
+        )
+
+    if any(map(_is_masked, itertools.chain(*copies))):
+        with pytest.raises(ValueError, match="MaskedNode"):
+            map_params()
+        seen.clear()
+    chex.assert_trees_all_equal(map_params(is_leaf=_is_masked), state)
+    expected = [pair for copy in copies for pair in zip(copy, jax.tree.leaves(params), strict=True)]
     assert [tuple(map(id, pair)) for pair in seen] == [tuple(map(id, pair)) for pair in expected]
 
 
@@ -514,8 +544,8 @@ def test_shardings_are_kept(case, kind):
 
     def check(tree):
         for copy in _copies(params, tree):
-            for leaf, sharding in zip(*map(jax.tree.leaves, (copy, shardings)), strict=True):
-                assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+            for leaf, sharding in zip(copy, jax.tree.leaves(shardings), strict=True):
+                assert _is_masked(leaf) or leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
     with jax.set_mesh(mesh) if kind == AxisType.Explicit else contextlib.nullcontext():
         state = optimizer.init(params)

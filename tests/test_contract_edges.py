@@ -123,14 +123,13 @@ def test_schedules_from_and_at_almost_zero(case):
 
 def _as(case: Case, kind: str) -> dict[str, Any]:
     """The case's numbers as they are, as arrays, or as schedules where they may be schedules."""
-    if kind == "schedules" and not case.schedules:
-        kind = "numbers"
     make = {
         "numbers": lambda value: value,
         "arrays": jnp.asarray,
         "schedules": optax.constant_schedule,
     }[kind]
-    return {name: make(value) for name, value in case.numbers.items()}
+    fixed = case.constants if kind == "schedules" else ()
+    return {name: value if name in fixed else make(value) for name, value in case.numbers.items()}
 
 
 @every_case

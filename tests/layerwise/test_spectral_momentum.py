@@ -42,6 +42,11 @@ def _train(solver, params=PARAMS, steps=5, **settings):
     return params, state
 
 
+def _same_leaves(tree, other):
+    """The same numbers, whatever the states are called."""
+    chex.assert_trees_all_close(*map(jax.tree.leaves, (tree, other)))
+
+
 def test_it_is_the_chain_that_its_docstring_shows():
     rate = optax.cosine_decay_schedule(0.1, 5)
     chain = optax.chain(
@@ -57,9 +62,7 @@ def test_it_is_the_chain_that_its_docstring_shows():
         ),
         tritia.polyak_average(),
     )
-    chex.assert_trees_all_close(
-        _train(tritia.spectral_momentum(rate, rank=2, input_gram=True)), _train(chain)
-    )
+    _same_leaves(_train(tritia.spectral_momentum(rate, rank=2, input_gram=True)), _train(chain))
 
 
 def test_the_first_step_is_of_the_size_that_it_says():
@@ -115,7 +118,7 @@ def test_newton_schulz_steps_follow_the_clipping():
         tritia.polyak_average(),
     )
     solver = tritia.spectral_momentum(0.1, rank=2, nesterov=True, newton_schulz_steps=3)
-    chex.assert_trees_all_close(_train(solver), _train(chain))
+    _same_leaves(_train(solver), _train(chain))
 
 
 def test_multi_steps_hands_the_inputs_on():

@@ -8,6 +8,7 @@ from tritia.layerwise._layer_inputs import (
 from tritia.layerwise._matrices import MatrixAxes as MatrixAxes
 from tritia.layerwise._newton_schulz import scale_by_newton_schulz as scale_by_newton_schulz
 from tritia.layerwise._partition import (
+    MatrixPartitionState as MatrixPartitionState,
     is_matrix as is_matrix,
     partition_matrices as partition_matrices,
 )
@@ -16,5 +17,8 @@ from tritia.layerwise._spectral_clipping import (
     SpectralClippingState as SpectralClippingState,
     scale_by_spectral_clipping as scale_by_spectral_clipping,
 )
-from tritia.layerwise._spectral_momentum import spectral_momentum as spectral_momentum
+from tritia.layerwise._spectral_momentum import (
+    SpectralMomentumState as SpectralMomentumState,
+    spectral_momentum as spectral_momentum,
+)
 from tritia.layerwise._uses import LayerInputs as LayerInputs

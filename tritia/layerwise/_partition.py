@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tritia._arguments import check_transform
-from tritia._leaves import check_gradients, passed_through, trained
+from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
+from tritia._mesh import beside
+from tritia._trees import strong
 from tritia.layerwise._names import leaf_names
 
 IsMatrix = Callable[[str, Any], bool]
@@ -19,6 +22,19 @@ IsMatrix = Callable[[str, Any], bool]
 
 VECTORS = {"b", "bias", "offset", "scale"}
 """What a vector is called, by which stacks of them can be told from matrices."""
+
+
+class MatrixPartitionState(NamedTuple):
+    """State of `tritia.partition_matrices`.
+
+    Attributes:
+      matrices: of the optimizer of matrices, an `optax.MaskedState`; an `optax.MaskedNode` stands
+        where params has another leaf.
+      others: of the optimizer of all else, likewise.
+    """
+
+    matrices: Any
+    others: Any
 
 
 def is_matrix(name: str, leaf: Any) -> bool:
@@ -56,6 +72,10 @@ def partition_matrices(
     It is `optax.partition` with labels by shape and name, for the params of Flax NNX and Linen, of
     Equinox (``eqx.filter(model, eqx.is_inexact_array)``), Haiku, and any other tree.
 
+    Each of the two sees `optax.MaskedNode` where params has a leaf of the other, and so does who
+    maps over the copies of params in the state, for their shardings say: ``optax.tree.map_params(
+    solver, function, state, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))``.
+
     Args:
       matrices: the optimizer of kernels, such as one that ends with
         `tritia.scale_by_spectral_clipping`.
@@ -64,10 +84,11 @@ def partition_matrices(
         which is which; None is `tritia.layerwise.is_matrix`.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; extra arguments reach both.
+      An `optax.GradientTransformationExtraArgs` with a `MatrixPartitionState`; extra arguments
+      reach both. What the state has of params' shapes lies where the params lie.
 
     Raises:
-      TypeError: an argument that is no optimizer.
+      TypeError: an argument that is no optimizer, or no function.
 
     Examples:
       >>> import jax.numpy as jnp, optax, tritia
@@ -77,31 +98,46 @@ def partition_matrices(
       >>> print(updates["embedding"][0, 0], updates["out"]["kernel"][0, 0])
       -0.1 -1.0
     """
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        "matrices": check_transform("matrices", matrices),
-        "others": check_transform("others", others),
-    }
-
+    if is_matrix is not None and not callable(is_matrix):
+        raise TypeError(
+            "is_matrix must be a function of a leaf's name and the leaf, or None; got"
+            f" {is_matrix!r} of type {type(is_matrix).__name__}."
+        )
     tells = _by_shape_and_name if is_matrix is None else is_matrix
 
-    def labels(params: Any) -> Any:
+    def mask_of(params: Any, *, matrices: bool) -> Any:
         leaves, structure = jax.tree.flatten(params)
         each = zip(leaf_names(params), leaves, strict=True)
-        return jax.tree.unflatten(
-            structure, ["matrices" if tells(*one) else "others" for one in each]
-        )
+        return jax.tree.unflatten(structure, [bool(tells(*one)) is matrices for one in each])
 
-    parts = optax.partition(transforms, labels)
+    def part(name: str, optimizer: Any, *, matrices: bool) -> Any:
+        of_part = functools.partial(mask_of, matrices=matrices)
+        masked = optax.masked(check_transform(name, optimizer), of_part)
 
-    def init_fn(params: optax.Params) -> optax.OptState:
-        return parts.init(trained(params))
+        def init_fn(params: optax.Params) -> Any:
+            if is_placeholder(params):
+                return masked.init(params)
+            seen = jax.tree.map(
+                lambda mine, leaf: leaf if mine else optax.MaskedNode(), of_part(params), params
+            )
+            return beside(seen, masked.init(params))
+
+        return optax.GradientTransformationExtraArgs(init_fn, masked.update)
+
+    of_matrices = part("matrices", matrices, matrices=True)
+    of_others = part("others", others, matrices=False)
+
+    def init_fn(params: optax.Params) -> MatrixPartitionState:
+        params = strong(trained(params))  # Optax's states have the types of what they are made of
+        return MatrixPartitionState(of_matrices.init(params), of_others.init(params))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
+    ) -> tuple[optax.Updates, MatrixPartitionState]:
         given = updates
         updates, params = check_gradients(updates, params)
-        updates, state = parts.update(updates, state, params, **extra)
-        return passed_through(updates, given), state
+        updates, first = of_matrices.update(updates, state.matrices, params, **extra)
+        updates, second = of_others.update(updates, state.others, params, **extra)
+        return passed_through(updates, given), MatrixPartitionState(first, second)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+import jax
 import optax
 
-from tritia._arguments import ScalarOrSchedule, check_number, check_static, check_static_int
-from tritia.inertia import polyak_average
+from tritia._arguments import (
+    ScalarOrSchedule,
+    check_number,
+    check_static,
+    check_static_int,
+    check_transform,
+)
+from tritia.inertia import PolyakAverageState, polyak_average
 from tritia.layerwise._input_gram import scale_by_input_gram
 from tritia.layerwise._matrices import Axes
 from tritia.layerwise._newton_schulz import scale_by_newton_schulz
-from tritia.layerwise._partition import IsMatrix, partition_matrices
+from tritia.layerwise._partition import IsMatrix, MatrixPartitionState, partition_matrices
 from tritia.layerwise._spectral_clipping import scale_by_spectral_clipping
+
+
+class SpectralMomentumState(NamedTuple):
+    """State of `tritia.spectral_momentum`.
+
+    Attributes:
+      parts: of the optimizers of the matrices and of all else.
+      average: of the iterates, for `tritia.eval_params`.
+    """
+
+    parts: MatrixPartitionState
+    average: PolyakAverageState
 
 
 def spectral_momentum(
@@ -83,8 +102,8 @@ def spectral_momentum(
         None is `tritia.layerwise.is_matrix`.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; its update needs params, and `layer_inputs=` where
-      `input_gram` is True.
+      An `optax.GradientTransformationExtraArgs` with a `SpectralMomentumState`; its update needs
+      params, and `layer_inputs=` where `input_gram` is True.
 
     Raises:
       ValueError: a number outside its range.
@@ -130,7 +149,7 @@ def spectral_momentum(
     if input_gram is True:
         preconditioner = [scale_by_input_gram(axes=axes)]
     elif input_gram is not False:
-        preconditioner = [input_gram]
+        preconditioner = [check_transform("input_gram", input_gram)]
     newton_schulz_steps = check_static_int("newton_schulz_steps", newton_schulz_steps, minimum=0)
     orthogonal = (
         [scale_by_newton_schulz(newton_schulz_steps, axes=axes)] if newton_schulz_steps else []
@@ -143,9 +162,21 @@ def spectral_momentum(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optax.chain(
-        partition_matrices(
-            matrices, optax.adam(learning_rate) if others is None else others, is_matrix=is_matrix
-        ),
-        polyak_average(),
+    parts = partition_matrices(
+        matrices, optax.adam(learning_rate) if others is None else others, is_matrix=is_matrix
     )
+    average = polyak_average()
+
+    def init_fn(params: optax.Params) -> SpectralMomentumState:
+        return SpectralMomentumState(cast(Any, parts.init(params)), cast(Any, average.init(params)))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SpectralMomentumState]:
+        # Optax's Adam and its schedules compute with a count of steps as with a number.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, first = parts.update(updates, state.parts, params, **extra)
+            updates, second = average.update(updates, state.average, params)
+        return updates, SpectralMomentumState(cast(Any, first), cast(Any, second))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
