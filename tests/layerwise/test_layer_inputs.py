@@ -1,6 +1,7 @@
 """The inputs that are found in a traced loss, against those of models written by hand."""
 
 import functools
+import re
 
 import equinox as eqx
 import jax
@@ -428,7 +429,6 @@ MASK = jnp.asarray(np.random.default_rng(0).integers(0, 2, (D, H)), jnp.float32)
     ("use", "reason"),
     [
         (lambda w, x: x @ (w * MASK), "changed before"),
-        (lambda w, x: x @ (w / jnp.linalg.norm(w)), "changed before"),
         (lambda w, x: x[:, :2] @ w[:2], "a part of axis 0"),
         (lambda w, x: (x @ w) @ w.T, "summed over"),
         (lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda w: x @ w, lambda w: -x @ w, w), "cond"),
@@ -452,6 +452,211 @@ def test_uses_that_are_not_understood_are_named(use, reason):
         _inputs(loss, params, X)
     for skip in (["net/w"], ["net"]):
         _same(_inputs(loss, params, X, skip=skip), {"other": X})
+
+
+U, STACK = _normal(20, H), _normal(21, 3, D, H)
+KEPT = jax.random.key(5)
+WHICH = jnp.arange(N) % 3
+
+
+def _kept(*shape):
+    return lambda key: jax.random.bernoulli(key, 0.5, shape)
+
+
+def _straight_through(w):
+    return w + jax.lax.stop_gradient(jnp.round(w) - w)
+
+
+def _sampled(params, key):
+    noise = jax.random.normal(key, params["w"].shape)
+    return params["w"] + jax.nn.softplus(params["rho"]) * noise
+
+
+# What is multiplied is made of `w` in one way or another; x (N, D), a key and which expert is
+# whose are data.
+HIDDEN_KERNELS = {
+    "DropConnect": lambda p, x, key, i: x @ (p["w"] * _kept(D, H)(key)),
+    "DropConnect by where": lambda p, x, key, i: x @ jnp.where(_kept(D, H)(key), p["w"], 0),
+    "DropConnect for each row": lambda p, x, key, i: jax.vmap(
+        lambda row, key: row @ (p["w"] * _kept(D, H)(key))
+    )(x, jax.random.split(key, N)),
+    "DropConnect and weight normalisation": lambda p, x, key, i: x
+    @ (lambda w: w / jnp.linalg.norm(w, axis=0))(p["w"] * _kept(D, H)(key)),
+    "DropConnect, reshaped": lambda p, x, key, i: jnp.einsum(
+        "nd,dab->nab", x, (p["w"] * _kept(D, H)(key)).reshape(D, 2, 4)
+    ),
+    "DropConnect in a scan": lambda p, x, key, i: jax.lax.scan(
+        lambda h, w: (h, jnp.tanh(x @ w)), 0, p["stack"] * _kept(3, D, H)(key)
+    ),
+    "DropConnect in jit and remat": lambda p, x, key, i: jax.checkpoint(
+        lambda w: jax.jit(lambda w: x @ w)(w * _kept(D, H)(key))
+    )(p["w"]),
+    "DropConnect in a cond": lambda p, x, key, i: jax.lax.cond(
+        x[0, 0] > 0, lambda w: x @ w, lambda w: -x @ w, p["w"] * _kept(D, H)(key)
+    ),
+    "DropConnect of filters": lambda p, x, key, i: jax.lax.conv_general_dilated(
+        x[:, None], p["stack"] * _kept(3, D, H)(key), (1,), "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    ),
+    "filters of another kind": lambda p, x, key, i: jax.lax.conv_general_dilated(
+        x[:, None], jnp.tanh(p["stack"]), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    ),
+    "noise": lambda p, x, key, i: x @ (p["w"] + jax.random.normal(key, (D, H))),
+    "variational": lambda p, x, key, i: x @ _sampled(p, key),
+    "a low-rank update, added": lambda p, x, key, i: x @ (p["w"] + p["left"] @ p["right"]),
+    "weight normalisation": lambda p, x, key, i: x @ (U * p["w"] / jnp.linalg.norm(p["w"], axis=0)),
+    "spectral normalisation": lambda p, x, key, i: x @ (p["w"] / jnp.linalg.norm(p["w"], 2)),
+    "rounded, straight through": lambda p, x, key, i: x @ _straight_through(p["w"]),
+    "the closest of some": lambda p, x, key, i: x @ (jnp.sign(p["w"]) * jnp.abs(p["w"]).mean()),
+    "joined": lambda p, x, key, i: x @ jnp.concatenate([p["w"], p["w2"]], axis=1),
+    "joined and masked": lambda p, x, key, i: x
+    @ (jnp.concatenate([p["w"], p["w2"]], axis=1) * _kept(D, 2 * H)(key)),
+    "padded and masked": lambda p, x, key, i: x
+    @ jnp.pad(p["w"] * _kept(D, H)(key), ((0, 0), (0, 1))),
+    "a mixture of experts": lambda p, x, key, i: jnp.einsum("nd,ndh->nh", x, p["stack"][i]),
+    "an expert": lambda p, x, key, i: x @ p["stack"][i[0]],
+    "an expert by slicing": lambda p, x, key, i: x
+    @ jax.lax.dynamic_index_in_dim(p["stack"], i[0], keepdims=False),
+    "a mean of experts": lambda p, x, key, i: x @ p["stack"].mean(0),
+    "ragged": lambda p, x, key, i: jax.lax.ragged_dot(x, p["stack"], jnp.array([2, 2, 2])),
+    "sorted": lambda p, x, key, i: x @ jnp.sort(p["w"], axis=0),
+    "masked and rolled": lambda p, x, key, i: x @ jnp.roll(p["w"] * _kept(D, H)(key), 1, axis=0),
+    "a circulant matrix": lambda p, x, key, i: jnp.fft.irfft(
+        jnp.fft.rfft(x[:, :, None], axis=1) * jnp.fft.rfft(p["w"], axis=0), axis=1
+    ),
+    "a triangle": lambda p, x, key, i: x @ jnp.tril(p["w"]),
+    "an exponential": lambda p, x, key, i: x @ jax.scipy.linalg.expm(p["square"]),
+    "an inverse": lambda p, x, key, i: jnp.linalg.solve(p["square"], x.T),
+}  # fmt: skip
+MANY = {
+    "w": DENSE["a"], "w2": 2 * DENSE["a"], "rho": 3 * DENSE["a"], "stack": STACK,
+    "left": _normal(22, D, 2), "right": _normal(23, 2, H), "square": _normal(24, D, D),
+}  # fmt: skip
+NAMED = {
+    "variational": ["rho", "w"],
+    "joined": ["w", "w2"],
+    "joined and masked": ["w", "w2"],
+    "an exponential": ["square"],
+    "an inverse": ["square"],
+}
+
+
+@pytest.mark.parametrize("use", HIDDEN_KERNELS)
+def test_no_kernel_is_without_inputs_silently(use):
+    """Tracing is enough to tell."""
+    function = HIDDEN_KERNELS[use]
+    of_stack = any("stack" in str(const) for const in function.__code__.co_consts)
+    named = NAMED.get(use, ["stack" if of_stack else "w"])
+    with pytest.raises(ValueError, match="inputs of some params can't be told") as error:
+        jax.eval_shape(tritia.with_layer_inputs(function), MANY, X, KEPT, WHICH)
+    (skip,) = re.findall(r"Pass skip=(\[.*\]) to", str(error.value))
+    assert skip == str(named)
+    jax.eval_shape(tritia.with_layer_inputs(function, skip=named), MANY, X, KEPT, WHICH)
+
+
+def _heads(x, w, b):
+    return jnp.einsum("nte,ehd->nthd", x, w) + b
+
+
+def _logits_with(change):
+    """Attention whose logits, before the softmax, or queries, are changed by a param."""
+
+    def use(p, x, tokens):
+        q, k, v = (_heads(x, p[name], p["b"]) for name in "qkv")
+        q, bias = change(p, q)
+        weights = jax.nn.softmax(jnp.einsum("nthd,nshd->nhts", q, k) + bias)
+        return jnp.einsum("nhts,nshd->nthd", weights, v)
+
+    return use
+
+
+SEQUENCES = _normal(30, 2, T, E)
+PARTS = {
+    **{name: _normal(31 + i, E, HEADS, 3) for i, name in enumerate("qkv")},
+    "b": _normal(34, HEADS, 3), "scale": _normal(35, HEADS, 3),
+    "relative": _normal(36, HEADS, T, T),
+    "table": _normal(37, 7, HEADS), "positions": _normal(38, T, E), "embedding": _normal(39, 9, E),
+    "prompts": _normal(40, 2, E), "gate": _normal(41, T, E), "w": _normal(42, E, E),
+    "vectors": _normal(43, 3, E),
+}  # fmt: skip
+DISTANCE = np.arange(T)[:, None] - np.arange(T) + T - 1
+# No kernels, though they have two axes: what is multiplied by another activation is an activation.
+NO_KERNELS = {
+    "a bias of heads": (_logits_with(lambda p, q: (q, 0)), "qkv"),
+    "a scale of queries": (_logits_with(lambda p, q: (q * p["scale"], 0)), "qkv"),
+    "biases of pairs": (_logits_with(lambda p, q: (q, p["relative"])), "qkv"),
+    "biases by distance": (
+        _logits_with(lambda p, q: (q, p["table"][DISTANCE].transpose(2, 0, 1))), "qkv",
+    ),
+    "positions": (lambda p, x, tokens: (x + p["positions"]) @ p["w"], "w"),
+    "positions of one sequence": (
+        lambda p, x, tokens: jax.nn.standardize(x[0] + p["positions"]) @ p["w"], "w",
+    ),
+    "a gate": (lambda p, x, tokens: jax.nn.sigmoid(p["gate"]) * x @ p["w"], "w"),
+    "prompts": (
+        lambda p, x, tokens: jnp.concatenate(
+            [jnp.broadcast_to(p["prompts"], (2, 2, E)), x], axis=1
+        ) @ p["w"],
+        "w",
+    ),
+    "lookups that are multiplied": (
+        lambda p, x, tokens: jnp.einsum(
+            "nte,nse->nts", p["embedding"][tokens], p["embedding"][tokens]
+        ),
+        "",
+    ),
+    "lookups over a graph": (
+        lambda p, x, tokens: jnp.einsum("nts,nse->nte", x @ x.mT, p["embedding"][tokens]), "",
+    ),
+    "scanned vectors": (
+        lambda p, x, tokens: jax.lax.scan(
+            lambda x, b: (x @ x.mT @ x + b, None), x, p["vectors"]
+        )[0],
+        "",
+    ),
+    "one vector of several": (lambda p, x, tokens: (x * p["vectors"][1]) @ p["w"], "w"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("use", NO_KERNELS)
+def test_what_only_looks_like_a_kernel_is_none(use):
+    function, expected = NO_KERNELS[use]
+    tokens = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
+    _, inputs = jax.eval_shape(tritia.with_layer_inputs(function), PARTS, SEQUENCES, tokens)
+    assert sorted(inputs) == sorted(expected)
+
+
+def test_a_low_rank_update_beside_its_kernel():
+    params = {"w": DENSE["a"], "left": MANY["left"], "right": MANY["right"]}
+
+    def loss(params, x):
+        return jnp.mean(jnp.tanh(x @ params["w"] + (x @ params["left"]) @ params["right"]) ** 2)
+
+    _same(_inputs(loss, params, X), {"w": X, "left": X, "right": X @ MANY["left"]})
+
+
+def test_a_product_with_several_axes_of_the_batch():
+    """Mixtures and heads: every expert has a matrix for each head, in one product."""
+    params = {"w": _normal(50, 3, D, 2, H)}  # experts, inputs, heads, outputs
+    x = _normal(51, 2, 3, N, D)  # heads, experts, rows, inputs
+
+    def loss(params, x):
+        return jnp.mean(jnp.einsum("hend,edhk->henk", x, params["w"]) ** 2)
+
+    inputs = _inputs(loss, params, x)
+    _same(inputs, {"w": [x[h, e] for e in range(3) for h in range(2)]})
+    assert inputs["w"].axes == MatrixAxes((1,), (3,))
+
+
+def test_experts_by_a_product_with_what_chooses_them():
+    """The choice is a part of the inputs."""
+    chosen = jax.nn.one_hot(WHICH, 3)
+
+    def loss(params, x):
+        return jnp.mean(jnp.einsum("ne,nd,edk->nk", chosen, x, params["stack"]) ** 2)
+
+    inputs = _inputs(loss, {"stack": STACK}, X)
+    _same(inputs, {"stack": jnp.einsum("ne,nd->ned", chosen, X).reshape(N, -1)})
 
 
 @pytest.mark.parametrize("skip", ["net", [1]])

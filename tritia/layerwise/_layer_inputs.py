@@ -14,7 +14,7 @@ from tritia.layerwise._matrices import MatrixAxes
 from tritia.layerwise._names import leaf_names
 from tritia.layerwise._recording import Record, evaluate
 from tritia.layerwise._uses import LayerInputs
-from tritia.layerwise._views import Constant, Data, leaves_of, whole
+from tritia.layerwise._views import Constant, Data, whole
 
 
 def with_layer_inputs(
@@ -33,7 +33,11 @@ def with_layer_inputs(
     * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer.
     * Tied weights have those of each use. A lookup, as in an embedding, is no product: of an
       embedding that is also the last layer, the last layer alone counts.
-    * A leaf that is multiplied by element, added or looked up has none.
+    * A leaf that scales, shifts or gates activations by element, or of which rows are looked up, has
+      none.
+    * A kernel that something is done to before the product, other than a product with a number, is
+      named in an error: a mask (DropConnect), noise, normalisation, rounding, another matrix added
+      to it, a choice among experts.
 
     kfac-jax looks for layers by matching patterns of several operations in the traced loss, because
     K-FAC needs the gradients by each layer's outputs too. Inputs alone can be seen from single
@@ -56,6 +60,8 @@ def with_layer_inputs(
       ValueError: from the returned function, params whose use is not understood, with their names:
         such as a weight that is normalised or masked before it is multiplied, or one of which two
         products sum over different axes. Skip them; the optimizer then does without their inputs.
+        So may be named an array without a batch's axis that is added to activations of its shape,
+        where these go into a product with other activations: it looks like a kernel with noise.
 
     References:
       Botev and Martens, `KFAC-JAX <https://github.com/google-deepmind/kfac-jax>`_, 2022
@@ -104,9 +110,8 @@ def with_layer_inputs(
         closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*inputs)
         problems: dict[int, str] = {}
 
-        def report(kind: Any, reason: str) -> None:
-            for leaf in leaves_of(kind):
-                problems.setdefault(leaf, reason)
+        def report(leaf: int, reason: str) -> None:
+            problems.setdefault(leaf, reason)
 
         kinds = [
             Constant() if _matches(names[i], skipped) else whole(i, jnp.shape(leaves[i]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jax.extend.core import Literal
@@ -36,14 +36,23 @@ CALLS = {
 
 REMAT = {"checkpoint", "remat", "remat2"}
 CUSTOM_DERIVATIVES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-LOOKUPS = {"gather"}
-"""What takes rows of a parameter by data, as an embedding does."""
+SUMS = {"add", "add_any", "sub"}
 
-SILENT_PRODUCTS = {"ffi_call", "pallas_call", "ragged_dot", "ragged_dot_general", "custom_call"}
+SILENT_PRODUCTS = {
+    "custom_call",
+    "fft",
+    "ffi_call",
+    "pallas_call",
+    "ragged_dot",
+    "ragged_dot_general",
+}
 """What may multiply by a parameter in a way that can't be seen here."""
 
-Report = Callable[[View | views.Derived, str], None]
-"""Called with each parameter whose use is not understood, and why."""
+Report = Callable[[int, str], None]
+"""Called with the position of each parameter whose use is not understood, and why."""
+
+CHANGED = "it is changed before it is multiplied by data"
+MIXED = "it is combined with data before it is multiplied by data"
 
 
 def body_of(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
@@ -87,27 +96,32 @@ def kinds_after(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
         return propagate(called, kinds, report)
     if name == "scan":
         return _after_scan(eqn, kinds, report)
+    shapes = [result.aval.shape for result in eqn.outvars]
     if name == "dot_general":
-        return [_after_product(kinds, report)]
+        return [_after_product(eqn, kinds, report)]
     if name == "conv_general_dilated":
-        return [_after_product([Data(), kinds[1]] if _is_view(kinds[1]) else kinds, report)]
-    if name in LOOKUPS and any(isinstance(kind, Data) for kind in kinds):
-        return [Data()]
-    hides = name in SILENT_PRODUCTS or any(map(_has_equations, eqn.params.values()))
-    if hides:
+        return [_after_convolution(eqn, kinds, report)]
+    if name in SILENT_PRODUCTS or any(map(_has_equations, eqn.params.values())):
         for kind in kinds:
-            report_if_matrix(report, kind, f"it goes into {name}, which is not looked into")
-        return [Data() if any(map(views.leaves_of, kinds)) else views.combined(kinds)] * len(
-            eqn.outvars
-        )
-    combined = views.combined(kinds)
-    return [_moved(eqn, kinds, result.aval.shape) or combined for result in eqn.outvars]
+            leaves, form = views.within(kind)
+            if not isinstance(kind, Data) or (name != "fft" and not views.is_broadcast(form)):
+                report_leaves(report, leaves, f"it goes into {name}, which is not looked into")
+        return [
+            Data() if any(map(views.leaves_of, kinds)) else views.combined(kinds, shape)
+            for shape in shapes
+        ]
+    return [_moved(eqn, kinds, shape) or _made(eqn, kinds, shape) for shape in shapes]
+
+
+def report_leaves(report: Report, leaves: Iterable[int], reason: str) -> None:
+    """Reports parameters with two axes or more."""
+    for leaf in leaves:
+        report(leaf, reason)
 
 
 def report_if_matrix(report: Report, kind: Kind, reason: str) -> None:
     """Reports a kind where it stands for parameters with two axes or more."""
-    if isinstance(kind, View | views.Derived) and views.leaves_of(kind):
-        report(kind, reason)
+    report_leaves(report, views.leaves_of(kind), reason)
 
 
 def is_penalty(kinds: Sequence[Kind]) -> bool:
@@ -125,20 +139,39 @@ def _has_equations(value: Any) -> bool:
     return any(hasattr(one, "eqns") or hasattr(one, "jaxpr") for one in values)
 
 
-def _after_product(kinds: Sequence[Kind], report: Report) -> Kind:
+def _after_product(eqn: Any, kinds: Sequence[Kind], report: Report) -> Kind:
+    shape = eqn.outvars[0].aval.shape
     if is_penalty(kinds):
-        return views.combined(kinds)
+        return views.combined(kinds, shape)
     if any(map(_is_view, kinds)):
         return Data()  # it is recorded: what comes out is an activation
-    if any(isinstance(kind, Data) for kind in kinds):
-        for kind in kinds:
-            report_if_matrix(report, kind, "it is changed before it is multiplied by data")
-    return views.combined(kinds)
+    if not any(isinstance(kind, Data) for kind in kinds):
+        return views.combined(kinds, shape)
+    summed, batch = eqn.params["dimension_numbers"]
+    for kind, *dims in zip(kinds, summed, batch, strict=True):
+        leaves, form = views.within(kind)
+        if not isinstance(kind, Data):
+            report_leaves(report, leaves, CHANGED)
+        elif views.is_kernel(form, *dims):
+            report_leaves(report, leaves, MIXED)
+    return Data()
+
+
+def _after_convolution(eqn: Any, kinds: Sequence[Kind], report: Report) -> Kind:
+    inputs, kernel = kinds
+    if _is_view(kernel):
+        return Data()
+    if isinstance(inputs, Data) or isinstance(kernel, Data):
+        report_if_matrix(report, inputs, CHANGED)
+        reason = MIXED if isinstance(kernel, Data) else CHANGED
+        report_leaves(report, views.within(kernel)[0], reason)
+        return Data()
+    return views.combined(kinds, eqn.outvars[0].aval.shape)
 
 
 def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None:
     """Returns the view of this shape that an equation makes of one; None where it makes none."""
-    name, params = eqn.primitive.name, eqn.params
+    name = eqn.primitive.name
     if name in ("mul", "div") and _is_view(kinds[0]) != _is_view(kinds[1]):
         side = 0 if _is_view(kinds[0]) else 1
         view, factor = kinds[side], kinds[1 - side]
@@ -148,9 +181,13 @@ def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None
     view, *others = kinds or [Constant()]
     if not isinstance(view, View) or any(not isinstance(other, Constant) for other in others):
         return None
+    return view if name in UNCHANGED else _rearranged(eqn, view, shape)
+
+
+def _rearranged(eqn: Any, view: View, shape: Sequence[int]) -> View | None:
+    """Returns what an equation that moves the axes of its first operand makes of a view."""
+    name, params = eqn.primitive.name, eqn.params
     try:
-        if name in UNCHANGED:
-            return view
         if name == "transpose":
             return views.transposed(view, params["permutation"])
         if name == "squeeze":
@@ -166,6 +203,32 @@ def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None
     return None
 
 
+def _made(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> Kind:
+    """Returns the kind of a result that is no view."""
+    name, params = eqn.primitive.name, eqn.params
+    shapes = [variable.aval.shape for variable in eqn.invars]
+    if all(views.spreads_to(own, shape) for own in shapes):
+        return views.by_element(kinds, shapes, shape, sums=name in SUMS)
+    first, *others = kinds
+    leaves, form = views.within(first)
+    by_data = any(isinstance(other, Data) for other in others)
+    if form is None or (by_data and name not in ("gather", "dynamic_slice")):
+        return views.combined(kinds, shape)
+    if name == "gather" and by_data:
+        # A row, as of an embedding, is no kernel: it has one axis of the parameter.
+        numbers = params["dimension_numbers"]
+        gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+        kept = [i for i in range(len(shapes[0])) if i not in gone]
+        return Data(leaves, views.taken(form, kept, len(shape), numbers.offset_dims))
+    if name == "dynamic_slice" and by_data:
+        kept = [i for i, size in enumerate(shape) if size > 1 or shapes[0][i] == 1]
+        return Data(leaves, views.taken(form, kept, len(shape), kept))
+    moved = _rearranged(eqn, form, shape)
+    if moved is None and name.startswith("reduce_") and len(shapes) == 1 and "axes" in params:
+        moved = views.squeezed(form, params["axes"])
+    return views.combined(kinds, shape) if moved is None else views.with_form(first, moved)
+
+
 def scan_parts(eqn: Any) -> tuple[int, int]:
     """Returns how many operands of a scan are constants, and how many are carried."""
     if "num_consts" in eqn.params:
@@ -179,24 +242,30 @@ def kinds_in_scan(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]
     body, _ = body_of(eqn.params["jaxpr"])
     consts, carried = scan_parts(eqn)
 
-    def enter(kind: Kind, axis: int | None) -> Kind:
-        if not isinstance(kind, View):
+    shapes = [variable.aval.shape for variable in body.invars]
+
+    def enter(i: int, kind: Kind) -> Kind:
+        _, form = views.within(kind)
+        view = kind if isinstance(kind, View) else form
+        if view is None:
             return kind
         try:
-            return views.entered(kind, axis)
+            inner = views.entered(view, None if i < consts + carried else 0)
         except NotUnderstoodError:
-            return views.combined([kind])
+            return views.combined([kind], shapes[i])
+        return inner if isinstance(kind, View) else views.with_form(kind, inner)
 
-    inside = [enter(kind, None if i < consts + carried else 0) for i, kind in enumerate(kinds)]
+    inside = [enter(i, kind) for i, kind in enumerate(kinds)]
     # What is carried unchanged stays what it is; the rest may become what a pass makes of it.
     changed = [i for i in range(carried) if body.outvars[i] is not body.invars[consts + i]]
     for i in changed:
-        inside[consts + i] = views.combined([inside[consts + i]])
+        inside[consts + i] = views.combined([inside[consts + i]], shapes[consts + i])
     while True:
-        after = propagate(eqn.params["jaxpr"], inside, lambda kind, reason: None)
+        after = propagate(eqn.params["jaxpr"], inside, lambda leaf, reason: None)
         joined = list(inside)
         for i in changed:
-            joined[consts + i] = views.combined([inside[consts + i], after[i]])
+            both = [inside[consts + i], after[i]]
+            joined[consts + i] = views.combined(both, shapes[consts + i])
         if joined == inside:
             return inside
         inside = joined
@@ -211,5 +280,5 @@ def _after_scan(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
         if i < carried and isinstance(inside[consts + i], View):
             results.append(kinds[consts + i])
         else:
-            results.append(views.combined([kind]))
+            results.append(views.combined([kind], eqn.outvars[i].aval.shape))
     return results

@@ -6,6 +6,7 @@ of 12 that is reshaped to (3, 4) is two factors of it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,17 +54,30 @@ class Derived(NamedTuple):
 
     Attributes:
       leaves: the positions of those with two axes or more.
+      form: says which axes of the value are made from axes of a parameter; None where there are no
+        such leaves.
     """
 
     leaves: frozenset[int]
+    form: View | None = None
 
 
 class Constant(NamedTuple):
     """A value that depends on no argument."""
 
 
-class Data(NamedTuple):
-    """A value that depends on the data: an activation."""
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A value that depends on the data: an activation.
+
+    Attributes:
+      leaves: the parameters with two axes or more that were combined with data by element since
+        the last product: it may be a kernel under a mask.
+      form: which axes of the value are those of a parameter; None where there are no such leaves.
+    """
+
+    leaves: frozenset[int] = frozenset()
+    form: View | None = None
 
 
 Kind = View | Derived | Constant | Data
@@ -82,18 +96,91 @@ def leaves_of(kind: Kind) -> frozenset[int]:
     return kind.leaves if isinstance(kind, Derived) else frozenset()
 
 
-def combined(kinds: Sequence[Kind]) -> Kind:
+def within(kind: Kind) -> tuple[frozenset[int], View | None]:
+    """Returns the parameters of two axes or more that a value holds, and where their axes are."""
+    if isinstance(kind, Data):
+        return kind.leaves, kind.form
+    leaves = leaves_of(kind)
+    form = kind if isinstance(kind, View) else getattr(kind, "form", None)
+    return leaves, form if leaves else None
+
+
+def is_of_parameter(factors: Sequence[Factor]) -> bool:
+    """Whether an axis is, in part at least, one of a parameter."""
+    return any(factor.axis is not None for factor in factors)
+
+
+def is_broadcast(form: View | None) -> bool:
+    """Whether the value has axes that its parameter lacks, such as the rows of a batch."""
+    return form is not None and not all(map(is_of_parameter, form.axes))
+
+
+def is_kernel(form: View | None, summed: Sequence[int], batch: Sequence[int]) -> bool:
+    """Whether a product sums over an axis of the parameter, and another one is an output."""
+    if form is None:
+        return False
+    free = [i for i in range(len(form.axes)) if i not in summed and i not in batch]
+    return all(any(is_of_parameter(form.axes[i]) for i in some) for some in (summed, free))
+
+
+def combined(kinds: Sequence[Kind], shape: Sequence[int]) -> Kind:
     """Returns the kind of a value that is computed from others in a way that is not followed."""
+    held = [within(kind) for kind in kinds]
+    fresh = whole(-1, shape)
     if any(isinstance(kind, Data) for kind in kinds):
-        return Data()
+        # What a parameter was spread over is an activation, such as prompts before each text.
+        leaves = frozenset().union(*(some for some, form in held if not is_broadcast(form)))
+        return Data(leaves, fresh) if leaves and shape else Data()
     if all(isinstance(kind, Constant) for kind in kinds):
         return Constant()
-    return Derived(frozenset().union(*map(leaves_of, kinds)))
+    leaves = frozenset().union(*(some for some, _ in held))
+    return Derived(leaves, fresh if leaves else None)
 
 
-def either(one: Kind, other: Kind) -> Kind:
-    """Returns the kind of a value that is one or the other."""
-    return one if one == other else combined([one, other])
+def spreads_to(own: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether an operation by element takes an operand of this shape to one of that shape."""
+    same = len(own) == len(shape) and all(
+        size in (1, target) for size, target in zip(own, shape, strict=True)
+    )
+    return same or not own
+
+
+def by_element(
+    kinds: Sequence[Kind], shapes: Sequence[Sequence[int]], shape: Sequence[int], *, sums: bool
+) -> Kind:
+    """Returns the kind of what is computed by element.
+
+    Args:
+      kinds: of the operands.
+      shapes: of the operands: that of the result, with ones in it under `jax.vmap`, or of a scalar.
+      shape: of the result.
+      sums: whether it is a sum. A parameter spread over data and added to them is a bias.
+    """
+    result = combined(kinds, shape)
+    if isinstance(result, Constant) or not shape:
+        return result
+    is_data = isinstance(result, Data)
+    held = []
+    for kind, own in zip(kinds, shapes, strict=True):
+        leaves, form = within(kind)
+        if form is not None and own:
+            form = broadcast(form, shape, range(len(shape)))
+        bias = is_data and sums and not isinstance(kind, Data) and is_broadcast(form)
+        if leaves and form is not None and not bias and (own or not is_data):
+            held.append((leaves, form if own else None))
+    leaves = frozenset().union(*(some for some, _ in held))
+    forms = [form for _, form in held if form is not None]
+    form = min(forms, key=is_broadcast, default=None)
+    if is_data:
+        return Data(leaves, form) if form is not None else Data()
+    return result if form is None else Derived(leaves, form)
+
+
+def with_form(kind: Kind, form: View) -> Kind:
+    """Returns a value of which the axes have moved."""
+    if isinstance(kind, Data):
+        return Data(kind.leaves, form) if form.axes else Data()
+    return Derived(leaves_of(kind), form)
 
 
 def transposed(view: View, permutation: Sequence[int]) -> View:
@@ -114,6 +201,14 @@ def broadcast(view: View, shape: Sequence[int], dimensions: Sequence[int]) -> Vi
         if math.prod(factor.size for factor in kept) != size:
             kept = (Factor(None, 1, size),)
         axes.append(kept)
+    return view._replace(axes=tuple(axes))
+
+
+def taken(view: View, dimensions: Sequence[int], rank: int, places: Sequence[int]) -> View:
+    """Follows a lookup by data: these dimensions of the value, at these places of the result."""
+    axes: list[tuple[Factor, ...]] = [()] * rank
+    for dimension, place in zip(dimensions, places, strict=True):
+        axes[place] = view.axes[dimension]
     return view._replace(axes=tuple(axes))
 
 
