@@ -2,6 +2,7 @@
 
 import chex
 import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,6 +198,61 @@ def test_an_equinox_model_trains():
     assert values[-1] < 0.5 * values[0]
 
 
+def _haiku_model(tokens):
+    """An embedding, a stack of layers, a convolution over places, and a perceptron."""
+    x = hk.Embed(9, 6)(tokens)
+    x = hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
+    x = hk.experimental.layer_stack(2)(lambda x: x + jnp.tanh(hk.Linear(6)(x)))(x)
+    x = hk.Conv1D(5, 3)(x)
+    return hk.nets.MLP([8, 3])(x.mean(1))
+
+
+def test_a_haiku_model_trains():
+    """Its params are a dict of modules with slashes in their names, kernels w and biases b."""
+    tokens = jnp.arange(24).reshape(6, 4) % 9
+    targets = jax.nn.one_hot(jnp.arange(6) % 3, 3)
+    model = hk.without_apply_rng(hk.transform(_haiku_model))
+    params = model.init(jax.random.key(0), tokens)
+
+    def loss(params):
+        return jnp.mean((model.apply(params, tokens) - targets) ** 2)
+
+    axes = tritia.layer_axes(loss)(params)
+    stacked = "__layer_stack_no_per_layer/linear/w"
+    kernels = {stacked, "conv1_d/w", "mlp/~/linear_0/w", "mlp/~/linear_1/w"}
+    assert {name for name, one in axes.items() if one is not None} == kernels
+    assert axes[stacked] == tritia.MatrixAxes((1,), (2,))
+    assert {name for name in axes if is_matrix(name, jnp.ones((2, 2)))} == kernels
+    rate = optax.cosine_decay_schedule(0.1, 40)
+    solver = tritia.spectral_momentum(rate, weight_decay=0.0, input_gram=True, axes=axes)
+
+    @jax.jit
+    def step(params, state):
+        recorded = jax.value_and_grad(tritia.with_layer_inputs(loss), has_aux=True)
+        (value, inputs), grads = recorded(params)
+        updates, state = solver.update(grads, state, params, layer_inputs=inputs)
+        return optax.apply_updates(params, updates), state, value
+
+    state = solver.init(params)
+    parts = state.parts.matrices.inner_state[1].trace, state.parts.others.inner_state[0].mu
+    of_matrices, of_others = (
+        {
+            f"{module}/{name}"
+            for module, leaves in tree.items()
+            for name, leaf in leaves.items()
+            if not isinstance(leaf, optax.MaskedNode)
+        }
+        for tree in parts
+    )
+    assert of_matrices == kernels
+    assert of_others == set(axes) - kernels
+    values = []
+    for _ in range(40):
+        params, state, value = step(params, state)
+        values.append(float(value))
+    assert values[-1] < 0.2 * values[0]
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
@@ -204,6 +260,11 @@ def test_an_equinox_model_trains():
         ("conv/kernel", (3, 3, 2, 4), True),
         ("mlp/layers/0/weight", (3, 2), True),
         ("linear/w", (3, 2), True),
+        ("mlp/~/linear_0/w", (3, 2), True),  # Haiku's names
+        ("conv2_d/w", (3, 3, 2, 4), True),
+        ("__layer_stack_no_per_layer/linear/b", (5, 2), False),
+        ("layer_norm/offset", (5, 2), False),
+        ("embed/embeddings", (9, 3), False),
         ("kernel", (3,), False),
         ("blocks/norm/scale", (2, 3), False),
         ("blocks/linear/bias", (2, 3), False),

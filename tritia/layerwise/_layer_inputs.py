@@ -33,8 +33,8 @@ def with_layer_inputs(
     * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer.
     * Tied weights have those of each use. A lookup, as in an embedding, is no product: of an
       embedding that is also the last layer, the last layer alone counts.
-    * A leaf that scales, shifts or gates activations by element, or of which rows are looked up, has
-      none.
+    * A leaf that scales, shifts or gates activations by element, or of which rows are looked up,
+      has none.
     * A kernel that something is done to before the product, other than a product with a number, is
       named in an error: a mask (DropConnect), noise, normalisation, rounding, another matrix added
       to it, a choice among experts.
