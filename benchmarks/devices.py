@@ -49,7 +49,9 @@ def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
 
 SIDES: Mapping[str, Callable[[int, Any], Any]] = {
     "tiam": lambda rows, sharding: tritia.tiam(rows, row_sharding=sharding),
-    "stochastic_tiam": lambda rows, sharding: tritia.stochastic_tiam(0.3),
+    "stochastic_tiam_inertia": lambda rows, sharding: tritia.stochastic_tiam(
+        0.3, step=tritia.Inertia(0.9)
+    ),
     "difference(2, 3)": lambda rows, sharding: tritia.difference(0.1),
     "rk4": lambda rows, sharding: tritia.rk4(0.1),
 }

@@ -5,8 +5,11 @@ IDX files of MNIST and one for results, with any of the parts
 
   race       accuracy after each epoch, epochs and seconds to a target, all optimizers tuned
   variants   accuracy and time with other periods, ranks and batches: where the time goes
-  choice     validation accuracy by damping and inertia: how the defaults were chosen
+  choice     validation accuracy by damping and inertia: how the block step's were chosen
   targets    validation accuracy with first-order targets and with exact blocks
+
+The race has both steps, of a fixed size (the default) and with inertia; the other parts, which are
+about the block step, have inertia.
 
 and it prints Markdown. What is finished stays in the folder of results: the same command goes on
 where it was, also with more seeds.
@@ -43,22 +46,19 @@ from tritia._compare.optimizers import OPTIMIZERS, Optimizer, stochastic_alterna
 from tritia.alternating import growing_period
 
 BATCH_SIZES = (128, 256)
-WITHOUT_INERTIA = dataclasses.replace(
-    stochastic_alternating(inertia=None), evaluation_params=lambda state, params: params
-)
 CONTESTANTS = {
     "adam": (OPTIMIZERS["adam"], (3e-4, 1e-3, 3e-3, 1e-2)),
     "momentum": (OPTIMIZERS["momentum"], (1e-2, 3e-2, 0.1, 0.3)),
-    "stochastic_tiam": (OPTIMIZERS["stochastic_tiam"], (0.3, 1.0, 3.0, 10.0)),
-    "stochastic_tiam without inertia": (WITHOUT_INERTIA, (1.0, 3.0, 10.0, 30.0)),
+    "stochastic_tiam": (OPTIMIZERS["stochastic_tiam"], (3e-3, 1e-2, 3e-2, 0.1)),
+    "stochastic_tiam_inertia": (OPTIMIZERS["stochastic_tiam_inertia"], (0.3, 1.0, 3.0, 10.0)),
 }
 DAMPINGS = (1.0, 3.0, 10.0, 30.0)
 # Learning rates over the damping: where a Gram matrix has little to say, a step is their ratio.
 # Momentum p makes an effective learning rate 1 / (1 - p) times as large.
 CHOICES: Mapping[str, tuple[Mapping[str, Any], Sequence[float]]] = {
-    "none": ({"inertia": tritia.Inertia()}, (0.3, 1.0, 3.0)),
+    "none": ({"step": tritia.Inertia()}, (0.3, 1.0, 3.0)),
     "heavy ball, 0.9": ({}, (0.03, 0.1, 0.3)),
-    "Nesterov, 0.9": ({"inertia": tritia.Inertia(0.9, 0.9, 0.0)}, (0.03, 0.1, 0.3)),
+    "Nesterov, 0.9": ({"step": tritia.Inertia(0.9, 0.9)}, (0.03, 0.1, 0.3)),
     "heavy ball, 0.9, diagonals alone": ({"max_gram": 0}, (0.03, 0.1, 0.3)),
 }
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -180,6 +180,15 @@ def decaying(optimizer: Optimizer, steps: int) -> Optimizer:
     return dataclasses.replace(optimizer, build=build)
 
 
+def with_inertia(**settings: Any) -> Optimizer:
+    """Mini-batch TIAM whose block steps have inertia: it shows most of what the blocks are worth.
+
+    Args:
+      **settings: arguments of `tritia.stochastic_tiam`.
+    """
+    return stochastic_alternating(1.0, **{"step": tritia.Inertia(0.9), **settings})
+
+
 def kept(
     path: Path, trainer: Trainer, entries: Sequence[Entry], seed: int, *, refit: bool = False
 ) -> list[Curve]:
@@ -294,13 +303,13 @@ def variants(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     inputs, _ = training.gather("classification", trainer.bench.rows, split, split.training)
     known = {"first Gram matrix given": {"input_gram": gram(inputs)}}
     for label, settings in {**VARIANTS, **known}.items():
-        optimizer = stochastic_alternating(**settings)
+        optimizer = with_inertia(**settings)
         entries.append(Entry(label, optimizer, 128, {"learning_rate": 1.0}))
     for batch_size, rate, adam_rate in ((256, 1.5, 1.5e-3), (512, 2.0, 2e-3)):
         adam = {"learning_rate": adam_rate}
         entries.append(Entry("adam", OPTIMIZERS["adam"], batch_size, adam))
         setting = {"learning_rate": rate}
-        entries.append(Entry("defaults", OPTIMIZERS["stochastic_tiam"], batch_size, setting))
+        entries.append(Entry("defaults", with_inertia(), batch_size, setting))
     path = arguments.out / f"variants-{trainer.title}-{trainer.epochs}.json"
     curves = kept(path, trainer, entries, 0)
     heads = ["setting", "batch", "learning rate", f"accuracy after {trainer.epochs}"]
@@ -331,7 +340,7 @@ def choice(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     trainer = Trainer(dataset, network, 1, arguments.short_epochs)
     rows = [["inertia", *(f"damping {damping:g}" for damping in DAMPINGS)]]
     for label, (settings, ratios) in CHOICES.items():
-        optimizer = stochastic_alternating(**settings)
+        optimizer = with_inertia(**settings)
         row = [label]
         for damping in DAMPINGS:
             entries = [
@@ -358,7 +367,7 @@ def targets(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     for network in arguments.networks.split(","):
         trainer = Trainer(dataset, network, 1, arguments.short_epochs)
         for kind in ("gradient", "exact"):
-            optimizer = stochastic_alternating(target_step=kind)
+            optimizer = with_inertia(target_step=kind)
             entries = [
                 Entry(kind, optimizer, 128, {"learning_rate": rate}) for rate in (0.3, 1.0, 3.0)
             ]

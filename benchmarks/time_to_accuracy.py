@@ -48,7 +48,7 @@ GOALS = {
     "cora": (0.0, 0.8),
     "mnist": (0.0, 0.97),
 }
-MINIBATCHES = ("stochastic_tiam", "adam", "adamw", "momentum", "muon")
+MINIBATCHES = ("stochastic_tiam", "stochastic_tiam_inertia", "adam", "adamw", "momentum", "muon")
 FULL_BATCH = ("tiam", "adam", "momentum", "lbfgs")
 
 

@@ -327,28 +327,34 @@ CASES = [
             ),
         )
     ),
-    Case(
-        "stochastic_tiam",
-        tritia.stochastic_tiam,
-        {"learning_rate": 0.3, "damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
-        # The first Gram matrix by leading eigenvectors, the second as a diagonal.
-        {"max_gram": 5, "rank": 2, "inertia": tritia.Inertia(0.5, 0.4, 0.1)},
-        problem=LAYERS,
-        bad=(
-            BAD_RATE,
-            ({"target_step": "newton"}, ValueError, "target_step"),
-            ({"loss": "hinge"}, ValueError, "loss"),
-            ({"activation": "step"}, ValueError, "activation"),
-            ({"rho": 0.0}, ValueError, "rho"),
-            ({"damping": -1.0}, ValueError, "damping"),
-            ({"decay": 1.0}, ValueError, "decay"),
-            ({"factor_period": 0}, ValueError, "factor_period"),
-            ({"max_gram": -1}, ValueError, "max_gram"),
-            ({"input_gram": jnp.ones(3)}, ValueError, "input_gram"),
-            ({"inertia": 0.9}, TypeError, "inertia"),
-        ),
-        complex_params=False,
-        masked=False,
+    *(
+        Case(
+            f"stochastic_tiam{name}",
+            tritia.stochastic_tiam,
+            {"learning_rate": rate, "damping": 0.2, "decay": 0.9, "refresh_period": 1.0},
+            # The first Gram matrix by leading eigenvectors, the second as a diagonal.
+            {"max_gram": 5, "rank": 2, "step": step},
+            problem=LAYERS,
+            bad=(
+                BAD_RATE,
+                ({"target_step": "newton"}, ValueError, "target_step"),
+                ({"loss": "hinge"}, ValueError, "loss"),
+                ({"activation": "step"}, ValueError, "activation"),
+                ({"rho": 0.0}, ValueError, "rho"),
+                ({"damping": -1.0}, ValueError, "damping"),
+                ({"decay": 1.0}, ValueError, "decay"),
+                ({"factor_period": 0}, ValueError, "factor_period"),
+                ({"max_gram": -1}, ValueError, "max_gram"),
+                ({"input_gram": jnp.ones(3)}, ValueError, "input_gram"),
+                ({"step": 0.9}, TypeError, "step"),
+            ),
+            complex_params=False,
+            masked=False,
+        )
+        for name, rate, step in (
+            ("", 0.03, tritia.SpectralStep(rank=1)),
+            ("_inertia", 0.3, tritia.Inertia(0.5, 0.4, 0.1)),
+        )
     ),
     Case(
         "scale_by_spectral_clipping",

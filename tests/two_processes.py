@@ -25,7 +25,7 @@ SIZES = ((6, 8), (8, 3))
 def optimizers(rows=None):
     return {
         "tiam": tritia.tiam(ROWS, row_sharding=rows),
-        "stochastic_tiam": tritia.stochastic_tiam(0.3),
+        "stochastic_tiam": tritia.stochastic_tiam(0.03),
         "rk4": tritia.rk4(0.1),
     }
 

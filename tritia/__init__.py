@@ -31,6 +31,8 @@ and `check_restorable` compares a checkpoint with the optimizer that is to go on
 from tritia._checkpoints import check_restorable as check_restorable
 from tritia.alternating import (
     Diagnostics as Diagnostics,
+    SpectralStep as SpectralStep,
+    SpectralStepState as SpectralStepState,
     StochasticTiamState as StochasticTiamState,
     TiamState as TiamState,
     bcd as bcd,

@@ -18,6 +18,7 @@ N, D, K = 12, 6, 3
 X = jax.random.normal(jax.random.key(1), (N, D))
 Y = jnp.arange(N) % K
 INERTIA = tritia.Inertia(0.5, 0.4, 0.3)
+HEAVY_BALL = tritia.Inertia(0.9)
 SCHEDULE = optax.cosine_decay_schedule(0.3, 10)
 HUBER = tritia.alternating.smooth_loss(lambda z, y: optax.huber_loss(z, y).sum(-1))
 
@@ -55,8 +56,15 @@ SETTINGS = [
     ("tiam", {"activation": "tanh", "mu": SCHEDULE, "safeguard": False}),
     ("tiam", {"activation": "gelu", "loss": HUBER}),
     ("stochastic_tiam", {}),
-    ("stochastic_tiam", {"learning_rate": SCHEDULE, "target_step": "exact", "rank": 2}),
-    ("stochastic_tiam", {"activation": "tanh", "target_step": "exact", "max_gram": 1}),
+    ("stochastic_tiam", {"step": HEAVY_BALL}),
+    (
+        "stochastic_tiam",
+        {"learning_rate": SCHEDULE, "step": HEAVY_BALL, "target_step": "exact", "rank": 2},
+    ),
+    (
+        "stochastic_tiam",
+        {"activation": "tanh", "step": HEAVY_BALL, "target_step": "exact", "max_gram": 1},
+    ),
     ("scale_by_input_gram", {}),
     ("scale_by_input_gram", {"rank": 2, "damping": SCHEDULE}),
     ("scale_by_input_gram", {"max_gram": 1}),
@@ -107,10 +115,18 @@ def trained_twice(name, solver, params, x, y):
     return params
 
 
-@pytest.mark.parametrize("name", ["tiam", "stochastic_tiam", "scale_by_input_gram"])
-def test_rows_over_explicit_axes(name):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tiam", {}),
+        ("stochastic_tiam", {}),
+        ("stochastic_tiam", {"step": HEAVY_BALL}),
+        ("scale_by_input_gram", {}),
+    ],
+)
+def test_rows_over_explicit_axes(name, settings):
     """`jax.make_mesh`'s own axes: the rows are split, and so are the params where they can be."""
-    solver, params = make(name, {}), make_params()
+    solver, params = make(name, settings), make_params()
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
     def update(params, state, updates, given):
@@ -157,7 +173,14 @@ def test_params_that_vary_over_an_axis_of_shard_map(name, settings):
     chex.assert_trees_all_equal_shapes(after, stacked)
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_gram": 1}, {"target_step": "exact", "rank": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"step": HEAVY_BALL, "max_gram": 1},
+        {"step": HEAVY_BALL, "target_step": "exact", "rank": 2},
+    ],
+)
 def test_minibatch_rows_over_shard_map_are_one_batch(settings):
     """Plain data parallelism: means are over all rows, and the params stay the same everywhere."""
     solver, params = make("stochastic_tiam", settings), make_params()
@@ -195,10 +218,18 @@ def test_tiam_refuses_a_part_of_its_rows():
 @pytest.mark.parametrize(
     ("name", "make_solver", "number"),
     [
-        ("stochastic_tiam", lambda v: tritia.stochastic_tiam(v), 0.3),
+        ("stochastic_tiam", tritia.stochastic_tiam, 0.1),
         pytest.param(
             "stochastic_tiam",
-            lambda v: tritia.stochastic_tiam(v, target_step="exact", activation="tanh"),
+            lambda v: tritia.stochastic_tiam(v, step=HEAVY_BALL),
+            0.3,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "stochastic_tiam",
+            lambda v: tritia.stochastic_tiam(
+                v, step=HEAVY_BALL, target_step="exact", activation="tanh"
+            ),
             0.3,
             marks=pytest.mark.slow,
         ),
@@ -239,7 +270,10 @@ def test_the_smallest_learning_rates(target_step, dtype, rate, x64):
 
     def update(target_step):
         solver = tritia.stochastic_tiam(
-            lambda count: jnp.asarray(rate, dtype), target_step=target_step, activation="tanh"
+            lambda count: jnp.asarray(rate, dtype),
+            step=HEAVY_BALL,
+            target_step=target_step,
+            activation="tanh",
         )
         return jax.jit(functools.partial(solver.update, None, inputs=X, targets=Y))(
             solver.init(params), params
@@ -298,7 +332,7 @@ def test_integers_in_a_layer_are_refused_before_they_are_left_out(make_solver, p
 def test_updates_of_a_minibatch_may_be_masked_after_the_solver(frozen):
     params = make_params()
     mask = [{"kernel": i == frozen, "bias": i == frozen} for i in range(3)]
-    solver = optax.chain(tritia.stochastic_tiam(0.5), optax.masked(optax.set_to_zero(), mask))
+    solver = optax.chain(tritia.stochastic_tiam(0.1), optax.masked(optax.set_to_zero(), mask))
 
     def loss(params):
         x = X
@@ -329,7 +363,7 @@ def test_input_grams_of_part_of_a_network_are_right():
 
 def test_an_empty_minibatch_is_a_step_of_zero():
     params = make_params()
-    solver = tritia.stochastic_tiam(0.3)
+    solver = tritia.stochastic_tiam(0.3, step=HEAVY_BALL)
     updates, state = solver.update(None, solver.init(params), params, inputs=X[:0], targets=Y[:0])
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
     assert float(state.inner_state.loss) == 0

@@ -85,7 +85,10 @@ CASES = {
         _examples_only,
         1e-3,
     ),
-    "stochastic_tiam": Trained(lambda n, rows: tritia.stochastic_tiam(0.3), _examples_only),
+    "stochastic_tiam": Trained(lambda n, rows: tritia.stochastic_tiam(0.03), _examples_only),
+    "stochastic_tiam_inertia": Trained(
+        lambda n, rows: tritia.stochastic_tiam(0.3, step=tritia.Inertia(0.9)), _examples_only
+    ),
     "input_gram": Trained(
         lambda n, rows: optax.chain(tritia.scale_by_input_gram(), optax.scale(-0.1)),
         _with_layer_inputs,

@@ -304,7 +304,7 @@ def test_an_ensemble_is_made_and_trained_inside_of_nnx_vmap():
         return nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
 
     def update(model, x, y):
-        solver = tritia.flax.stochastic_tiam(model, 0.3)
+        solver = tritia.flax.stochastic_tiam(model, 0.03)
         nnx.Optimizer(model, solver, wrt=nnx.Param).update(model, None, inputs=x, targets=y)
 
     models = make(jax.random.split(jax.random.key(0), 2))

@@ -311,14 +311,15 @@ def alternating(**settings: Any) -> Optimizer:
     )
 
 
-def stochastic_alternating(**settings: Any) -> Optimizer:
-    """Layer-wise alternating minimisation on minibatches, with inertia.
+def stochastic_alternating(learning_rate: float, **settings: Any) -> Optimizer:
+    """Layer-wise alternating minimisation on minibatches.
 
     Args:
+      learning_rate: the middle of those tried.
       **settings: arguments of `tritia.stochastic_tiam` besides the learning rate and the loss.
 
     Returns:
-      The optimizer; the iterate of its inertia is what is evaluated.
+      The optimizer; the average or the iterate of its step is what is evaluated.
     """
 
     def build(setting: Setting, task: LearningTask) -> optax.GradientTransformation:
@@ -329,7 +330,7 @@ def stochastic_alternating(**settings: Any) -> Optimizer:
     return Optimizer(
         f"tritia.stochastic_tiam(learning_rate{written})",
         build,
-        1.0,
+        learning_rate,
         extra="examples",
         evaluation_params=tritia.eval_params,
     )
@@ -341,7 +342,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     **_runge_kutta_optimizers(),
     **_inertial_optimizers(),
     "tiam": alternating(),
-    "stochastic_tiam": stochastic_alternating(),
+    "stochastic_tiam": stochastic_alternating(1e-2),
+    "stochastic_tiam_inertia": stochastic_alternating(1.0, step=tritia.Inertia(0.9)),
     # Its average of the iterates is what is evaluated.
     "spectral_momentum": dataclasses.replace(
         _alias("tritia.spectral_momentum", tritia.spectral_momentum, 1e-2),

@@ -1,7 +1,9 @@
 r"""Layer-wise alternating minimisation of multilayer perceptrons, on all rows or on minibatches.
 
 `tiam` and `stochastic_tiam` are solvers with Optax's interface: they take the examples instead of a
-gradient. This page says how `tiam` works and how to choose its settings.
+gradient. This page says how `tiam` works and how to choose its settings; `stochastic_tiam`, which
+finds its blocks' displacements from one minibatch, says in its own place what steps it makes of
+them: of a fixed size (`SpectralStep`), or with inertia.
 
 ## The problem
 
@@ -117,7 +119,9 @@ from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdl
 from tritia.alternating._full_batch.problem import Rejected as Rejected
 from tritia.alternating._full_batch.state import TiamState as TiamState
 from tritia.alternating._full_batch.tiam import tiam as tiam
-from tritia.alternating._minibatch.stochastic import (
-    StochasticTiamState as StochasticTiamState,
-    stochastic_tiam as stochastic_tiam,
+from tritia.alternating._minibatch.block_step import StochasticTiamState as StochasticTiamState
+from tritia.alternating._minibatch.steps import (
+    SpectralStep as SpectralStep,
+    SpectralStepState as SpectralStepState,
 )
+from tritia.alternating._minibatch.stochastic import stochastic_tiam as stochastic_tiam

@@ -334,14 +334,14 @@ def stochastic_tiam(
       `tritia.flax.apply_gradients`.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, tritia, tritia.flax
+      >>> import jax, jax.numpy as jnp, optax, tritia, tritia.flax
       >>> from flax import nnx
       >>> rngs = nnx.Rngs(0)
       >>> model = nnx.Sequential(
       ...   nnx.Linear(4, 20, rngs=rngs), nnx.relu, nnx.Linear(20, 2, rngs=rngs))
       >>> x = jax.random.normal(jax.random.key(0), (64, 4))
       >>> y = (x[:, 0] * x[:, 1] > 0).astype(int)
-      >>> solver = tritia.flax.stochastic_tiam(model, 0.3)
+      >>> solver = tritia.flax.stochastic_tiam(model, optax.cosine_decay_schedule(0.03, 50))
       >>> optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
       >>> @nnx.jit
       ... def step(model, optimizer, x, y):

@@ -202,7 +202,7 @@ def _transform(
 
     # A target step of first order is linear in the learning rate, so that this is a chain.
     block_step = optax.chain(
-        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, inertia=None),  # type: ignore
+        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, step=None),  # type: ignore
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale_by_schedule(falling),
     )

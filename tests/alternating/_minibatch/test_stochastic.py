@@ -1,5 +1,7 @@
 """Mini-batch TIAM against gradients by JAX, least squares by NumPy, and the full-batch blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import tritia
 from tritia.alternating._blocks import activations as act, dense
 from tritia.alternating._blocks.rows import Rows
 
+inertial = functools.partial(tritia.stochastic_tiam, step=tritia.Inertia(0.9))
 N, SIZES = 37, (5, 8, 6, 3)  # no layer has N inputs or outputs
 
 
@@ -68,30 +71,83 @@ def stacked(layer):
     return np.concatenate([np.asarray(layer["kernel"]), np.asarray(layer["bias"])[None]])
 
 
-def test_with_spectral_momentum_it_is_the_layer_wise_step_with_input_grams():
-    """Two ways to the same direction: block targets, and gradients times inverse Gram matrices."""
-    params, (x, y) = make_params(*SIZES, bias=False), make_data()
-    settings = {"damping": 0.5, "refresh_period": 2, "factor_period": 2, "rank": None}
-    blocks = optax.chain(
-        tritia.stochastic_tiam(1.0, inertia=None, **settings),
-        optax.scale(-1.0),
-        tritia.spectral_momentum(0.1),
+GRAMS = {"damping": 0.5, "refresh_period": 2, "factor_period": 2, "rank": None}
+
+
+def four_steps(update, params, state):
+    """The params and the state after four minibatches, of a function like an optimizer's update."""
+    update, (x, y) = jax.jit(update), make_data()
+    for i in (0, 10, 5, 17):
+        updates, state = update(state, params, x[i : i + 20], y[i : i + 20])
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def four_block_steps(solver, params):
+    """The params after four minibatches, and their average."""
+    params, state = four_steps(
+        lambda state, params, x, y: solver.update(None, state, params, inputs=x, targets=y),
+        params,
+        solver.init(params),
     )
-    gram = tritia.layerwise.scale_by_input_gram(**settings)
-    whole = tritia.spectral_momentum(0.1, input_gram=gram)
+    return params, tritia.eval_params(state, params)
+
+
+def test_the_default_step_is_that_of_spectral_momentum_with_input_grams():
+    """Two ways to the same direction: block targets, and gradients times inverse Gram matrices."""
+    params = make_params(*SIZES, bias=False)
+    blocks = tritia.stochastic_tiam(0.1, step=tritia.SpectralStep(momentum=0.8, rank=2), **GRAMS)
+    whole = tritia.spectral_momentum(
+        0.1, momentum=0.8, rank=2, input_gram=tritia.scale_by_input_gram(**GRAMS)
+    )
     recorded = jax.value_and_grad(tritia.with_layer_inputs(mean_loss), has_aux=True)
-    one, other = params, params
-    states = blocks.init(params), whole.init(params)
-    for i in range(4):
-        rows = slice(10 * i, 10 * i + 20)
-        updates, first = blocks.update(None, states[0], one, inputs=x[rows], targets=y[rows])
-        one = optax.apply_updates(one, updates)
-        (_, inputs), grads = recorded(other, x[rows], y[rows])
-        updates, second = whole.update(grads, states[1], other, layer_inputs=inputs)
-        other = optax.apply_updates(other, updates)
-        states = first, second
-    assert_close(one, other, 1e-3)
-    assert_close(tritia.eval_params(states[0], one), tritia.eval_params(states[1], other), 1e-3)
+
+    def update(state, params, x, y):
+        (_, inputs), grads = recorded(params, x, y)
+        return whole.update(grads, state, params, layer_inputs=inputs)
+
+    after, state = four_steps(update, params, whole.init(params))
+    expected = after, tritia.eval_params(state, after)
+    assert_close(four_block_steps(blocks, params), expected, 1e-3)
+
+
+def test_a_bias_is_a_row_of_its_layer_that_does_not_decay():
+    """With the bias in the kernel, and inputs with a column of ones, `spectral_momentum` itself."""
+    params = make_params(*SIZES)
+    blocks = tritia.stochastic_tiam(0.1, step=tritia.SpectralStep(weight_decay=0.2), **GRAMS)
+
+    def apart(matrices):
+        return [{"kernel": w[:-1], "bias": w[-1]} for w in matrices.values()]
+
+    gram = tritia.scale_by_input_gram(**GRAMS)
+    whole = tritia.spectral_momentum(0.1, weight_decay=0.0, input_gram=gram)
+    average = tritia.polyak_average()
+
+    def update_joined(states, matrices, x, y):
+        grads = jax.grad(lambda matrices: mean_loss(apart(matrices), x, y))(matrices)
+        rows = {
+            str(i): jnp.pad(a, ((0, 0), (0, 1)), constant_values=1)
+            for i, a in enumerate(layer_inputs(apart(matrices), x))
+        }
+        steps, first = whole.update(grads, states[0], matrices, layer_inputs=rows)
+        steps = {name: s.at[:-1].add(-0.1 * 0.2 * matrices[name][:-1]) for name, s in steps.items()}
+        return steps, (first, average.update(steps, states[1], matrices)[1])
+
+    matrices = {str(i): jnp.asarray(stacked(layer)) for i, layer in enumerate(params)}
+    start = whole.init(matrices), average.init(matrices)
+    joined, (_, state) = four_steps(update_joined, matrices, start)
+    expected = apart(joined), apart(state.average)
+    assert_close(four_block_steps(blocks, params), expected, 1e-3)
+
+
+def test_a_minibatch_without_weight_leaves_the_default_step_its_decay():
+    params, (x, y) = make_params(*SIZES), make_data()
+    solver = tritia.stochastic_tiam(0.1)
+    updates, state = first_update(solver, params, x, y, weights=jnp.zeros(N))
+    for update, layer in zip(updates, params, strict=True):
+        np.testing.assert_allclose(update["kernel"], -0.1 * 0.3 * layer["kernel"], rtol=1e-6)
+        assert not np.any(update["bias"])
+    assert float(state.block.loss) == 0
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -100,7 +156,7 @@ def test_with_large_damping_it_is_gradient_descent(x64, activation):
     x = x.astype(jnp.float64)
     h = tritia.alternating.ACTIVATIONS[activation].value
     rate, damping = 0.7, 1e9
-    solver = tritia.stochastic_tiam(rate, activation=activation, damping=damping)
+    solver = inertial(rate, activation=activation, damping=damping)
     updates, _ = first_update(solver, params, x, y)
     gradients = jax.jit(jax.grad(lambda p: mean_loss(p, x, y, h)))(params)
     inputs = jax.jit(lambda p: layer_inputs(p, x, h))(params)
@@ -119,7 +175,7 @@ def test_a_small_step_on_all_rows_is_the_full_batch_weight_block(x64, bias, targ
     x, y = make_data()
     x = x.astype(jnp.float64)
     rate, damping = 1e-5, 0.0 if bias else 0.2  # the full-batch block leaves biases undamped
-    solver = tritia.stochastic_tiam(rate, damping=damping, target_step=target_step)
+    solver = inertial(rate, damping=damping, target_step=target_step)
     updates, _ = first_update(solver, params, x, y)
 
     @jax.jit
@@ -158,9 +214,7 @@ def test_one_step_solves_least_squares(x64, target_step):
     y = jax.random.normal(jax.random.key(1), (N, 2), jnp.float64)
     params = make_params(5, 2, dtype=jnp.float64)
     rate = 1.0 if target_step == "gradient" else 1e12
-    solver = tritia.stochastic_tiam(
-        rate, loss="squared_error", damping=0.0, target_step=target_step
-    )
+    solver = inertial(rate, loss="squared_error", damping=0.0, target_step=target_step)
     updates, state = first_update(solver, params, x, y)
     solution = np.linalg.lstsq(with_ones(x), np.asarray(y), rcond=None)[0]
     np.testing.assert_allclose(
@@ -178,9 +232,7 @@ def test_first_order_targets_are_the_exact_ones_to_first_order(x64, activation):
     @jax.jit
     def gap(rate):
         steps = [
-            first_update(
-                tritia.stochastic_tiam(rate, activation=activation, target_step=kind), params, x, y
-            )[0]
+            first_update(inertial(rate, activation=activation, target_step=kind), params, x, y)[0]
             for kind in ("gradient", "exact")
         ]
         difference = jax.tree.map(jnp.subtract, *steps)
@@ -201,9 +253,7 @@ def test_exact_targets_are_the_blocks_of_tiam_with_equal_penalties(x64):
     x = x.astype(jnp.float64)
     targets = jax.random.normal(jax.random.key(5), (N, 6), jnp.float64)
     rate = 0.5
-    solver = tritia.stochastic_tiam(
-        rate, loss="squared_error", target_step="exact", rho=1 / rate, damping=0.0
-    )
+    solver = inertial(rate, loss="squared_error", target_step="exact", rho=1 / rate, damping=0.0)
     updates, _ = first_update(solver, params, x, targets)
     z = x @ params[0]["kernel"] + params[0]["bias"]
     a = jax.nn.relu(z)
@@ -218,10 +268,13 @@ def test_exact_targets_are_the_blocks_of_tiam_with_equal_penalties(x64):
         np.testing.assert_allclose(stacked(update), solution, atol=1e-8)
 
 
-@pytest.mark.parametrize("target_step", ["gradient", "exact"])
-def test_rows_of_weight_zero_count_nothing(target_step):
+@pytest.mark.parametrize(
+    "solver",
+    [tritia.stochastic_tiam(0.3), inertial(0.3), inertial(0.3, target_step="exact")],
+    ids=["fixed size", "gradient", "exact"],
+)
+def test_rows_of_weight_zero_count_nothing(solver):
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.3, target_step=target_step)
     expected = first_update(solver, params, x, y)
     padded = (
         jnp.concatenate([x, jnp.full((4, 5), jnp.nan)]),
@@ -233,7 +286,7 @@ def test_rows_of_weight_zero_count_nothing(target_step):
 
 def test_a_weight_of_two_is_a_row_twice_and_only_ratios_of_weights_matter():
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.3)
+    solver = inertial(0.3)
     weights = jnp.ones(N).at[:7].set(2.0)
     twice = jnp.concatenate([x, x[:7]]), jnp.concatenate([y, y[:7]])
     expected = first_update(solver, params, *twice)
@@ -243,7 +296,7 @@ def test_a_weight_of_two_is_a_row_twice_and_only_ratios_of_weights_matter():
 
 def test_a_batch_without_any_weight_changes_nothing():
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.3)
+    solver = inertial(0.3)
 
     @jax.jit
     def update(state, weights):
@@ -260,7 +313,7 @@ def test_the_cheaper_order_of_products_is_the_same_step():
     params = make_params(5, 30, 3)
     x, y = make_data(20)
     for settings in ({}, {"rank": 2}, {"max_gram": 5}):
-        solver = tritia.stochastic_tiam(0.3, **settings)
+        solver = inertial(0.3, **settings)
         updates, _ = first_update(solver, params, x, y)
         again, _ = first_update(solver, params, jnp.tile(x, (2, 1)), jnp.tile(y, 2))
         assert_close(updates, again)
@@ -268,7 +321,7 @@ def test_the_cheaper_order_of_products_is_the_same_step():
 
 def test_it_is_the_preconditioner_applied_to_gradients():
     params, (x, y) = make_params(*SIZES), make_data()
-    updates, _ = first_update(tritia.stochastic_tiam(0.3, max_gram=7), params, x, y)
+    updates, _ = first_update(inertial(0.3, max_gram=7), params, x, y)
     solver = tritia.scale_by_input_gram(max_gram=7, rank=32)
 
     def joined(tree):  # kernel and bias as one matrix, for inputs with a column of ones
@@ -307,7 +360,7 @@ def make_batches(steps, n=16):
 def test_it_learns_in_one_scan():
     x = jax.random.normal(jax.random.key(0), (40, 32, 5))
     y = jnp.argmax(x[..., :3] * x[..., 1:4], axis=-1)
-    solver = tritia.stochastic_tiam(0.6, inertia=tritia.Inertia(0.5, 0.5, 0.1))
+    solver = tritia.stochastic_tiam(0.6, step=tritia.Inertia(0.5, 0.5, 0.1))
     batches = jnp.tile(x, (8, 1, 1)), jnp.tile(y, (8, 1))
     params, state = train(solver, make_params(5, 32, 32, 3), batches)
     params = tritia.eval_params(state, params)
@@ -322,9 +375,9 @@ def test_inertia_is_the_recursion_of_the_three_extrapolations():
     settings = {"refresh_period": 1000, "factor_period": 1000}
     params = make_params(*SIZES)
     e, state = train(
-        tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(p1, p2, p3), **settings), params, batches
+        tritia.stochastic_tiam(0.2, step=tritia.Inertia(p1, p2, p3), **settings), params, batches
     )
-    plain = tritia.stochastic_tiam(0.2, inertia=None, **settings)
+    plain = tritia.stochastic_tiam(0.2, step=None, **settings)
 
     @jax.jit
     def block_step(memory, at, x, y):
@@ -339,14 +392,14 @@ def test_inertia_is_the_recursion_of_the_three_extrapolations():
         u, d = after, jax.tree.map(jnp.subtract, after, u)
     assert_close(e, jax.tree.map(lambda u, d: u + p2 * d, u, d), 1e-4)
     assert_close(tritia.eval_params(state, e), u, 1e-4)
-    zero = tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(), **settings)
+    zero = tritia.stochastic_tiam(0.2, step=tritia.Inertia(), **settings)
     without, _ = train(zero, params, batches)
     assert_close(without, train(plain, params, batches)[0], 1e-6)
 
 
 def test_decay_chained_after_it_acts_on_the_iterate():
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(0.9, 0.9, 0.0))
+    solver = tritia.stochastic_tiam(0.2, step=tritia.Inertia(0.9, 0.9, 0.0))
     decayed = optax.chain(solver, optax.add_decayed_weights(-0.01))
     updates, state = first_update(decayed, params, x, y)
     expected, plain = first_update(solver, params, x, y)
@@ -360,7 +413,7 @@ def test_decay_chained_after_it_acts_on_the_iterate():
 def test_clipping_chained_after_it_bounds_each_displacement():
     params, (x, y) = make_params(*SIZES), make_data()
     most = 0.01
-    solver = optax.chain(tritia.stochastic_tiam(0.3), optax.clip_by_global_norm(most))
+    solver = optax.chain(inertial(0.3), optax.clip_by_global_norm(most))
 
     @jax.jit
     def update(params, state):
@@ -377,7 +430,7 @@ def test_clipping_chained_after_it_bounds_each_displacement():
 
 def test_the_state_has_no_row_for_an_example():
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.2, inertia=tritia.Inertia(0.9, 0.9, 0.0))
+    solver = tritia.stochastic_tiam(0.2, step=tritia.Inertia(0.9, 0.9, 0.0))
     state = jax.eval_shape(lambda: first_update(solver, params, x, y))[1]
     assert all(N not in leaf.shape for leaf in jax.tree.leaves(state))
 
@@ -395,14 +448,14 @@ def test_vmap_over_learning_rates_factors_in_lockstep():
     rates = jnp.array([0.05, 0.2])
 
     def run(rate):
-        solver = tritia.stochastic_tiam(rate, refresh_period=2, factor_period=5)
+        solver = inertial(rate, refresh_period=2, factor_period=5)
         return train(solver, params, batches)[0]
 
     together = jax.vmap(run)(rates)
     for i, rate in enumerate(rates):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), run(rate), 1e-4)
     # A batched count, as of a state that was stacked, keeps the conditionals.
-    solver = tritia.stochastic_tiam(0.1)
+    solver = inertial(0.1)
     state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), solver.init(params))
     x, y = make_data()
     jaxpr = jax.make_jaxpr(jax.vmap(lambda s: solver.update(None, s, params, inputs=x, targets=y)))(
@@ -426,10 +479,17 @@ def primitives(jaxpr):
                     yield from primitives(inner.jaxpr)
 
 
-@pytest.mark.parametrize("target_step", ["gradient", "exact"])
-def test_degenerate_minibatches_stay_finite(target_step):
+@pytest.mark.parametrize(
+    ("step", "target_step"),
+    [
+        (tritia.SpectralStep(), "gradient"),
+        (tritia.Inertia(0.9), "gradient"),
+        (tritia.Inertia(0.9), "exact"),
+    ],
+)
+def test_degenerate_minibatches_stay_finite(step, target_step):
     params = make_params(*SIZES)
-    solver = tritia.stochastic_tiam(0.1, target_step=target_step, damping=0.01)
+    solver = tritia.stochastic_tiam(0.1, step=step, target_step=target_step, damping=0.01)
 
     @jax.jit
     def update(params, x, y):
@@ -451,7 +511,7 @@ def test_degenerate_minibatches_stay_finite(target_step):
 
 def test_nan_is_seen_and_stays_out_of_the_averages():
     params, (x, y) = make_params(*SIZES), make_data()
-    solver = tritia.stochastic_tiam(0.1, inertia=None)
+    solver = tritia.stochastic_tiam(0.1, step=None)
 
     @jax.jit
     def update(state, x, y):
@@ -466,13 +526,15 @@ def test_nan_is_seen_and_stays_out_of_the_averages():
     assert bool(jnp.isnan(update(state, x, wrong)[1].loss))
 
 
-def test_half_precision_params_are_solved_in_float32():
+@pytest.mark.parametrize("make", [tritia.stochastic_tiam, inertial])
+def test_half_precision_params_are_solved_in_float32(make):
     params, (x, y) = make_params(*SIZES, dtype=jnp.bfloat16), make_data()
-    updates, state = first_update(tritia.stochastic_tiam(0.3), params, x, y)
+    updates, state = first_update(make(0.3), params, x, y)
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
-    assert {leaf.dtype for leaf in state.inner_state.grams.inverses} == {jnp.dtype("float32")}
+    block = state.block if isinstance(state, tritia.SpectralStepState) else state.inner_state
+    assert {leaf.dtype for leaf in block.grams.inverses} == {jnp.dtype("float32")}
     wide = jax.tree.map(lambda w: w.astype(jnp.float32), params)
-    expected, _ = first_update(tritia.stochastic_tiam(0.3), wide, x, y)
+    expected, _ = first_update(make(0.3), wide, x, y)
     assert_close(
         jax.tree.map(lambda w: w.astype(jnp.float32), updates),
         jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(jnp.float32), expected),
@@ -483,7 +545,7 @@ def test_half_precision_params_are_solved_in_float32():
 def test_one_layer_alone(target_step):
     params, (x, y) = make_params(5, 3), make_data()
     solver = tritia.stochastic_tiam(
-        1.0, target_step=target_step, damping=0.1, inertia=tritia.Inertia()
+        1.0, target_step=target_step, damping=0.1, step=tritia.Inertia()
     )
     state = solver.init(params)
     step = jax.jit(lambda p, s: solver.update(None, s, p, inputs=x, targets=y))
@@ -501,13 +563,13 @@ def test_the_first_gram_matrix_may_be_given():
     rows = with_ones(batches[0].reshape(-1, 5))
     given = jnp.asarray(rows.T @ rows / len(rows), jnp.float32)
     settings = {"refresh_period": 1, "factor_period": 2, "damping": 0.1}
-    _, state = train(tritia.stochastic_tiam(0.1, input_gram=given, **settings), params, batches)
+    _, state = train(inertial(0.1, input_gram=given, **settings), params, batches)
     memory = state.inner_state.grams
     assert_close(memory.grams[0], given)
     shifted = given + 0.1 * jnp.mean(jnp.diagonal(given)) * jnp.eye(6)
     assert_close(memory.inverses[0], np.linalg.inv(shifted), 1e-4)
     with pytest.raises(ValueError, match=r"input_gram has shape \(5, 5\).*\(6, 6\)"):
-        tritia.stochastic_tiam(0.1, input_gram=jnp.eye(5)).init(params)
+        inertial(0.1, input_gram=jnp.eye(5)).init(params)
 
 
 @pytest.mark.parametrize(
@@ -536,3 +598,19 @@ def test_what_init_refuses():
         tritia.stochastic_tiam(0.1, activation=["relu"]).init(make_params(*SIZES))
     with pytest.raises(ValueError, match="convolution"):
         tritia.stochastic_tiam(0.1).init({"kernel": jnp.ones((3, 3, 1, 4))})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"step": "spectral"}, TypeError, "step must be a tritia.SpectralStep, a tritia.Inertia"),
+        ({"step": tritia.SpectralStep(-1.0)}, ValueError, "step: weight_decay"),
+        ({"step": tritia.SpectralStep(momentum=1.0)}, ValueError, "step: momentum"),
+        ({"step": tritia.SpectralStep(rank=-1)}, ValueError, "step: rank"),
+        ({"step": tritia.Inertia(predict="fast")}, TypeError, "step: predict"),
+        ({"target_step": "exact"}, ValueError, "target_step is 'exact'.*allowed with it"),
+    ],
+)
+def test_what_is_refused_before_any_work(arguments, error, message):
+    with pytest.raises(error, match=message):
+        tritia.stochastic_tiam(0.1, **arguments)
