@@ -140,6 +140,27 @@ def test_a_bias_is_a_row_of_its_layer_that_does_not_decay():
     assert_close(four_block_steps(blocks, params), expected, 1e-3)
 
 
+def test_the_numbers_of_the_default_step_may_be_traced_or_schedules():
+    params, (x, y) = make_params(*SIZES), make_data()
+
+    def update(weight_decay, momentum):
+        step = tritia.SpectralStep(weight_decay, momentum)
+        solver = tritia.stochastic_tiam(0.1, step=step)
+
+        def once(params, state):
+            updates, state = solver.update(None, state, params, inputs=x, targets=y)
+            return optax.apply_updates(params, updates), state
+
+        return once(*once(params, solver.init(params)))[0]
+
+    traced = jax.jit(update)(0.2, 0.7)
+    scheduled = jax.jit(lambda: update(lambda count: 0.2 + 0.1 * count, lambda count: 0.7 * count))
+    assert_close(traced, jax.jit(lambda: update(0.2, 0.7))())
+    # The first step has no momentum yet, whatever its coefficient.
+    assert_close(scheduled(), jax.jit(lambda: update(lambda c: 0.2 + 0.1 * c, 0.7))())
+    assert not np.allclose(scheduled()[0]["kernel"], traced[0]["kernel"])
+
+
 def test_a_minibatch_without_weight_leaves_the_default_step_its_decay():
     params, (x, y) = make_params(*SIZES), make_data()
     solver = tritia.stochastic_tiam(0.1)
