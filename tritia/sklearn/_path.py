@@ -10,6 +10,7 @@ other rows, and nothing is trained again.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -107,44 +108,44 @@ def train_path(
       patience: rounds without a lower loss at any decay before it stops.
       seed: of the initial networks and the minibatches.
     """
-    keys = jax.random.split(jax.random.key(seed), len(data.training.count))
-    decays = jnp.asarray(mus, jnp.float32)
-    carry = _start(lanes, data.training.rows.shape[1], keys, decays)
+    weights, training = data.weights, data.training
+    # Random numbers are drawn on the host: their generators would be most of what is compiled.
+    random = np.random.default_rng(seed)
+    decays = np.asarray(mus, np.float32)
+    initial = [_initial(random, lanes.sizes) for _ in data.training.count]
+    initial = jax.tree.map(lambda *leaves: np.stack(leaves), *initial)
+    carry = _start(lanes, data.training.rows.shape[1], initial, decays)
+    total = np.float32(rounds * updates)
+    data = jax.device_put(data)
     losses: list[np.ndarray] = []
     for number in range(rounds):
-        carry, loss = _advance(lanes, carry, keys, decays, data, number, updates, rounds * updates)
+        drawn = _draw(random, lanes, weights, training, updates)
+        carry, loss = _advance(lanes, carry, decays, data, drawn, total)
         losses.append(np.asarray(loss))
         if number - int(np.argmin(np.min(losses, axis=1))) >= patience:
             break
     history = np.where(np.isfinite(losses), losses, np.inf)
     chosen = int(np.argmin(history.min(axis=0)))
-    params = jax.tree.map(lambda leaf: np.asarray(leaf[:, chosen]), carry.best_params)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[:, chosen], carry.best_params)
     best = int(np.argmin(history[:, chosen]))
     return PathResult(params, float(mus[chosen]), (best + 1) * updates, history)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(lanes: Lanes, rows: int, keys: jax.Array, mus: jax.Array) -> _Carry:
-    """Every decay of a fold starts from the same network."""
+def _start(lanes: Lanes, rows: int, initial: Any, mus: jax.Array) -> _Carry:
+    """Every decay of a fold starts from the same network; `initial` has an axis of folds."""
 
-    def start(key: jax.Array, mu: jax.Array) -> tuple[Any, Any]:
-        params = _initial(key, lanes.sizes)
+    def start(params: Any, mu: jax.Array) -> tuple[Any, Any]:
         return params, _transform(lanes, mu, rows, 1).init(params)
 
-    params, state = jax.vmap(jax.vmap(start, in_axes=(None, 0)), in_axes=(0, None))(keys, mus)
-    return _Carry(params, state, jax.tree.map(jnp.zeros_like, params), jnp.full(mus.shape, jnp.inf))
+    params, state = jax.vmap(jax.vmap(start, in_axes=(None, 0)), in_axes=(0, None))(initial, mus)
+    best_loss = jnp.full(mus.shape, jnp.inf, mus.dtype)
+    return _Carry(params, state, jax.tree.map(jnp.zeros_like, params), best_loss)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _advance(
-    lanes: Lanes,
-    carry: _Carry,
-    keys: jax.Array,
-    mus: jax.Array,
-    data: Data,
-    number: jax.Array,
-    updates: jax.Array,
-    total: jax.Array,
+    lanes: Lanes, carry: _Carry, mus: jax.Array, data: Data, drawn: jax.Array, total: jax.Array
 ) -> tuple[_Carry, jax.Array]:
     """A round of all lanes, and the loss of each decay after it, (mus,)."""
 
@@ -153,19 +154,20 @@ def _advance(
         inner = jax.vmap(function, in_axes=(*(None,) * folds, 0, 0, 0))
         return jax.vmap(inner, in_axes=(*(0,) * folds, 0, 0, None))
 
-    def train(key, rows, count, params, state, mu):
+    def train(rows, count, drawn, params, state, mu):
         solver = _transform(lanes, mu, rows.shape[0], total)
-        key = jax.random.fold_in(key, number)
-        update = _full_batch if lanes.solver == "tiam" else _minibatch
 
-        def step(index: Any, carry: Any) -> Any:
+        def step(carry: Any, drawn: jax.Array) -> Any:
             params, state = carry
-            examples = update(lanes, data, rows, count, jax.random.fold_in(key, index))
+            if lanes.solver == "tiam":
+                examples = _examples(data, rows) | {"weights": _weights(data, rows, count)}
+            else:
+                examples = _examples(data, drawn)
             ignored: Any = None  # both solvers take the examples in place of a gradient
             steps, state = solver.update(ignored, state, params, **examples)
-            return optax.apply_updates(params, steps), state
+            return (optax.apply_updates(params, steps), state), None
 
-        return jax.lax.fori_loop(0, updates, step, (params, state))
+        return jax.lax.scan(step, (params, state), drawn)[0]
 
     def judge(rows, count, params, state, mu):
         del mu
@@ -174,7 +176,9 @@ def _advance(
         values = LOSSES[lanes.loss].value(_outputs(params, data.inputs[rows]), data.targets[rows])
         return params, jnp.sum(weights * values), jnp.sum(weights)
 
-    params, state = over_lanes(train, folds=3)(keys, *data.training, carry.params, carry.state, mus)
+    params, state = over_lanes(train, folds=3)(
+        *data.training, drawn, carry.params, carry.state, mus
+    )
     found, sums, weights = over_lanes(judge, folds=2)(*data.validation, params, state, mus)
     total_weight = jnp.sum(weights, axis=0)
     loss = jnp.sum(sums, axis=0) / jnp.where(total_weight > 0, total_weight, 1)
@@ -202,28 +206,34 @@ def _transform(
 
     # A target step of first order is linear in the learning rate, so that this is a chain.
     block_step = optax.chain(
-        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, step=None),  # type: ignore
+        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, rank=None, step=None),  # type: ignore
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale_by_schedule(falling),
     )
     return tritia.triple_inertia(block_step, predict=0.9)
 
 
-def _full_batch(lanes: Lanes, data: Data, rows: Any, count: Any, key: Any) -> dict[str, Any]:
-    """The training rows of a fold, padding with the weight 0."""
-    del lanes, key
-    weights = _weights(data, rows, count)
-    return {"inputs": data.inputs[rows], "targets": data.targets[rows], "weights": weights}
+def _draw(
+    random: np.random.Generator, lanes: Lanes, weights: np.ndarray, training: Fold, updates: int
+) -> np.ndarray:
+    """Returns the rows of every minibatch of a round, (folds, updates, rows of a minibatch).
+
+    They are drawn with replacement, in proportion to the sample weights: a row of weight 2 is as
+    likely as one of weight 1 that is there twice. "tiam" takes all rows and none of these.
+    """
+    if lanes.solver == "tiam":
+        return np.zeros((len(training.count), updates, 0), np.int32)
+    drawn = []
+    for rows, count in zip(training.rows, training.count, strict=True):
+        share = np.cumsum(weights[rows[:count]], dtype=float)
+        place = random.random((updates, lanes.batch)) * share[-1]
+        drawn.append(rows[np.minimum(np.searchsorted(share, place, side="right"), count - 1)])
+    return np.stack(drawn)
 
 
-def _minibatch(lanes: Lanes, data: Data, rows: Any, count: Any, key: Any) -> dict[str, Any]:
-    """Training rows of a fold, drawn with replacement."""
-    drawn = rows[jax.random.randint(key, (lanes.batch,), 0, count)]
-    return {
-        "inputs": data.inputs[drawn],
-        "targets": data.targets[drawn],
-        "weights": data.weights[drawn],
-    }
+def _examples(data: Data, rows: jax.Array) -> dict[str, jax.Array]:
+    """The inputs and targets of rows."""
+    return {"inputs": data.inputs[rows], "targets": data.targets[rows]}
 
 
 def _weights(data: Data, rows: jax.Array, count: jax.Array) -> jax.Array:
@@ -231,12 +241,14 @@ def _weights(data: Data, rows: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(jnp.arange(rows.shape[0]) < count, data.weights[rows], 0)
 
 
-def _initial(key: jax.Array, sizes: tuple[int, ...]) -> list[dict[str, jax.Array]]:
+def _initial(random: np.random.Generator, sizes: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
     """He's initial network: variance 2 / inputs."""
-    keys = jax.random.split(key, len(sizes) - 1)
     return [
-        {"kernel": jax.random.normal(k, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
-        for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        {
+            "kernel": (random.standard_normal((i, o)) * (2 / i) ** 0.5).astype(np.float32),
+            "bias": np.zeros(o, np.float32),
+        }
+        for i, o in itertools.pairwise(sizes)
     ]
 
 
