@@ -1,5 +1,6 @@
 """The estimators: scikit-learn's own checks, and what `fit` promises beyond them."""
 
+import itertools
 import pickle
 
 import jax
@@ -16,8 +17,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tritia
 from tritia.sklearn import TiamClassifier, TiamRegressor
-from tritia.sklearn._folds import bucket, split
-from tritia.sklearn._path import Data, Lanes, train_path
+from tritia.sklearn._folds import Fold, bucket, split
+from tritia.sklearn._path import Data, Lanes, _advance, _draw, train_path
 
 # Rows are drawn and held out at random, so that a weight of 2 is a row twice in expectation alone:
 # what scikit-learn says of its own estimators that draw rows, such as RandomForestClassifier.
@@ -204,6 +205,17 @@ def test_folds_hold_out_each_row_once_and_spread_the_classes(folds):
     assert len(set(seen)) == len(seen) == 5 * folds
 
 
+def _he(random, sizes):
+    """The initial network of the first fold: the first normal numbers of the generator."""
+    return [
+        {
+            "kernel": np.float32(random.normal(size=(i, o)) * (2 / i) ** 0.5),
+            "bias": np.zeros(o, np.float32),
+        }
+        for i, o in itertools.pairwise(sizes)
+    ]
+
+
 def test_a_lane_of_the_path_is_the_solver_alone():
     """One fold and decay of "tiam", against `tritia.tiam` on the same rows without padding."""
     random = np.random.default_rng(0)
@@ -214,14 +226,55 @@ def test_a_lane_of_the_path_is_the_solver_alone():
     lanes = Lanes((5, 4, 2), "softmax_cross_entropy", "tiam")
     result = train_path(lanes, data, [0.1, 0.5], rounds=1, updates=1, patience=1, seed=0)
     chosen = result.mu
-    keys = jax.random.split(jax.random.split(jax.random.key(0), 2)[0], 2)
-    params = [
-        {"kernel": jax.random.normal(key, (i, o)) * (2 / i) ** 0.5, "bias": np.zeros(o, np.float32)}
-        for key, i, o in zip(keys, (5, 4), (4, 2), strict=True)
-    ]
+    params = _he(np.random.default_rng(0), (5, 4, 2))
     rows = training.rows[0, :8]
     solver = tritia.tiam(8, mu=chosen)
     updates, _ = solver.update(None, solver.init(params), params, inputs=x[rows], targets=y[rows])
     for layer, (start, step) in enumerate(zip(params, updates, strict=True)):
         expected = start["kernel"] + step["kernel"]
         np.testing.assert_allclose(result.params[layer]["kernel"][0], expected, atol=2e-3)
+
+
+def test_a_minibatch_lane_of_the_path_is_the_solver_alone():
+    """A round of two updates, against heavy ball around the block step, written out."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(16, 5)).astype(np.float32)
+    y = random.normal(size=(16, 2)).astype(np.float32)
+    training, validation = split(None, 16, 2, 2, np.random.RandomState(0))
+    data = Data(x, y, np.ones(16, np.float32), training, validation)
+    lanes = Lanes((5, 4, 2), "squared_error", "stochastic_tiam", batch=6, learning_rate=0.5)
+    result = train_path(lanes, data, [0.1, 0.5], rounds=1, updates=2, patience=1, seed=0)
+    random = np.random.default_rng(0)
+    params, _ = _he(random, (5, 4, 2)), _he(random, (5, 4, 2))
+    drawn = _draw(random, lanes, data.weights, training, 2)[0]
+    solver = tritia.stochastic_tiam(1.0, loss="squared_error", rank=None, inertia=None)
+    state, last = solver.init(params), params
+    for rate, rows in zip([0.5, 0.25], drawn, strict=True):
+        ahead = jax.tree.map(lambda u, v: u + 0.9 * (u - v), params, last)
+        step, state = solver.update(None, state, params, inputs=x[rows], targets=y[rows])
+        for layer, e in zip(step, params, strict=True):
+            layer["kernel"] -= result.mu / 10 * e["kernel"]
+        last, params = params, jax.tree.map(lambda c, d, r=rate: c + r * d, ahead, step)
+    for found, wanted in zip(result.params, params, strict=True):
+        for name in ("kernel", "bias"):
+            np.testing.assert_allclose(found[name][0], wanted[name], rtol=2e-4, atol=1e-5)
+
+
+def test_a_row_of_weight_two_is_drawn_as_two_rows():
+    """And one of weight 0 never; the numbers drawn are the same, so the rows are too."""
+    lanes = Lanes((1, 1), "squared_error", "stochastic_tiam", batch=50)
+    once = Fold(np.arange(4, dtype=np.int32)[None], np.array([4], np.int32))
+    twice = Fold(np.arange(5, dtype=np.int32)[None], np.array([5], np.int32))
+    weights = np.array([1, 2, 0, 2], np.float32)
+    by_weight = _draw(np.random.default_rng(0), lanes, weights, once, 3)
+    by_copies = _draw(np.random.default_rng(0), lanes, np.ones(5, np.float32), twice, 3)
+    np.testing.assert_array_equal(by_weight, np.array([0, 1, 1, 3, 3])[by_copies])
+    assert set(by_weight.ravel()) == {0, 1, 3}
+
+
+@pytest.mark.parametrize("solver", ["tiam", "stochastic_tiam"])
+def test_rounds_share_one_program(solver):
+    x, y = make_moons(20, random_state=0)
+    size = _advance._cache_size()
+    TiamClassifier((3,), solver=solver, random_state=0).fit(x, y)
+    assert _advance._cache_size() == size + 1

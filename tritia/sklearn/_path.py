@@ -115,12 +115,12 @@ def train_path(
     initial = [_initial(random, lanes.sizes) for _ in data.training.count]
     initial = jax.tree.map(lambda *leaves: np.stack(leaves), *initial)
     carry = _start(lanes, data.training.rows.shape[1], initial, decays)
-    total = np.float32(rounds * updates)
+    rates = _learning_rates(lanes, rounds, updates)
     data = jax.device_put(data)
     losses: list[np.ndarray] = []
     for number in range(rounds):
         drawn = _draw(random, lanes, weights, training, updates)
-        carry, loss = _advance(lanes, carry, decays, data, drawn, total)
+        carry, loss = _advance(lanes, carry, decays, data, drawn, rates[number])
         losses.append(np.asarray(loss))
         if number - int(np.argmin(np.min(losses, axis=1))) >= patience:
             break
@@ -145,20 +145,27 @@ def _start(lanes: Lanes, rows: int, initial: Any, mus: jax.Array) -> _Carry:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _advance(
-    lanes: Lanes, carry: _Carry, mus: jax.Array, data: Data, drawn: jax.Array, total: jax.Array
+    lanes: Lanes, carry: _Carry, mus: jax.Array, data: Data, drawn: jax.Array, rates: jax.Array
 ) -> tuple[_Carry, jax.Array]:
     """A round of all lanes, and the loss of each decay after it, (mus,)."""
 
-    def over_lanes(function: Any, *, folds: int) -> Any:
-        """Of `folds` arguments with an axis of folds, then params, state and the decays."""
-        inner = jax.vmap(function, in_axes=(*(None,) * folds, 0, 0, 0))
-        return jax.vmap(inner, in_axes=(*(0,) * folds, 0, 0, None))
+    def over_lanes(function: Any, *of_folds: Any, params: Any, state: Any) -> Any:
+        """Of arguments with an axis of folds, and of params, state and decays."""
+        if lanes.solver == "tiam":  # its lanes share the rows of a fold
+            inner = jax.vmap(function, in_axes=(*(None,) * len(of_folds), 0, 0, 0))
+            outer = jax.vmap(inner, in_axes=(*(0,) * len(of_folds), 0, 0, None))
+            return outer(*of_folds, params, state, mus)
+        # One axis makes a smaller program than two.
+        folds, decays = len(data.training.count), mus.size
+        repeated = (jnp.repeat(leaf, decays, axis=0) for leaf in of_folds)
+        own = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (params, state))
+        results = jax.vmap(function)(*repeated, *own, jnp.tile(mus, folds))
+        return jax.tree.map(lambda leaf: leaf.reshape(folds, decays, *leaf.shape[1:]), results)
 
     def train(rows, count, drawn, params, state, mu):
-        solver = _transform(lanes, mu, rows.shape[0], total)
-
-        def step(carry: Any, drawn: jax.Array) -> Any:
-            params, state = carry
+        def step(carry: Any, of_step: Any) -> Any:
+            (params, state), (drawn, rate) = carry, of_step
+            solver = _transform(lanes, mu, rows.shape[0], rate)
             if lanes.solver == "tiam":
                 examples = _examples(data, rows) | {"weights": _weights(data, rows, count)}
             else:
@@ -167,7 +174,7 @@ def _advance(
             steps, state = solver.update(ignored, state, params, **examples)
             return (optax.apply_updates(params, steps), state), None
 
-        return jax.lax.scan(step, (params, state), drawn)[0]
+        return jax.lax.scan(step, (params, state), (drawn, rates))[0]
 
     def judge(rows, count, params, state, mu):
         del mu
@@ -176,10 +183,8 @@ def _advance(
         values = LOSSES[lanes.loss].value(_outputs(params, data.inputs[rows]), data.targets[rows])
         return params, jnp.sum(weights * values), jnp.sum(weights)
 
-    params, state = over_lanes(train, folds=3)(
-        *data.training, drawn, carry.params, carry.state, mus
-    )
-    found, sums, weights = over_lanes(judge, folds=2)(*data.validation, params, state, mus)
+    params, state = over_lanes(train, *data.training, drawn, params=carry.params, state=carry.state)
+    found, sums, weights = over_lanes(judge, *data.validation, params=params, state=state)
     total_weight = jnp.sum(weights, axis=0)
     loss = jnp.sum(sums, axis=0) / jnp.where(total_weight > 0, total_weight, 1)
     better = loss < carry.best_loss  # False for NaN
@@ -192,25 +197,35 @@ def _advance(
 
 
 def _transform(
-    lanes: Lanes, mu: Any, rows: int, total: Any
+    lanes: Lanes, mu: Any, rows: int, rate: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The solver of a lane."""
+    """The solver of a lane; its state depends on neither the decay nor the learning rate."""
     if lanes.solver == "tiam":
         return tritia.tiam(rows, loss=lanes.loss, mu=mu)  # type: ignore
-
-    def falling(count: Any) -> jax.Array:
-        return lanes.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total, 1)))
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    # A target step of first order is linear in the learning rate, so that this is a chain.
+    # A target step of first order is linear in the learning rate, so that this is a chain. The
+    # whole inverse, because the low-rank one of a few hundred columns compiles for longer.
     block_step = optax.chain(
-        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, rank=None, step=None),  # type: ignore
+        tritia.stochastic_tiam(
+            1.0,
+            loss=lanes.loss,
+            damping=_DAMPING,
+            rank=None,
+            step=None,  # type: ignore
+        ),
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
-        optax.scale_by_schedule(falling),
+        optax.scale(rate),
     )
     return tritia.triple_inertia(block_step, predict=0.9)
+
+
+def _learning_rates(lanes: Lanes, rounds: int, updates: int) -> np.ndarray:
+    """Returns the learning rate of every update, (rounds, updates): half a cosine to 0."""
+    done = np.arange(rounds * updates).reshape(rounds, updates) / (rounds * updates)
+    return (lanes.learning_rate * 0.5 * (1 + np.cos(np.pi * done))).astype(np.float32)
 
 
 def _draw(
