@@ -123,7 +123,8 @@ def test_what_compare_refuses(capsys, tmp_path, monkeypatch, arguments, words):
         (["--halving"], "--halving and --epochs: records is 1"),
         (["--optimizer", ""], "unknown optimizer ''"),
         (["--optimizer", "lbfgs"], "no numbers to sweep"),
-        (["--optimizer", "tiam", "--grid", "rho=1"], "no numbers to sweep"),
+        (["--optimizer", "lbfgs", "--grid", "rho=1"], "no numbers to sweep"),
+        (["--optimizer", "tiam", "--grid", "rho=1"], "unknown number of tritia.tiam"),
     ],
 )
 def test_what_sweep_refuses(capsys, tmp_path, monkeypatch, arguments, words):

@@ -1,6 +1,7 @@
 """Seeds and sweeps run as one computation and compute what each would alone."""
 
 import dataclasses
+import inspect
 import math
 import types
 
@@ -309,6 +310,33 @@ def test_coefficients_are_tuned_after_the_learning_rate(wine, monkeypatch):
     assert len(seen) == 2
     assert all(setting["learning_rate"] == 1.0 for setting in seen[1])
     assert len(found.tried) == len({tuple(setting.items()) for setting in found.tried})
+
+
+def test_tiam_tunes_its_weight_decay_on_the_budget_of_a_learning_rate(wine):
+    """Every lane against `tritia.tiam` with this decay alone, in a plain loop."""
+    bench = wine.only(0, 1)
+    found = tuning.tune(bench, OPTIMIZERS["tiam"], EPOCHS)
+    assert len(found.tried) == len(learning_rates(1.0))
+    assert found.tried[0]["mu"] == inspect.signature(tritia.tiam).parameters["mu"].default
+    split = jax.tree.map(lambda leaf: leaf[0], bench.splits)
+
+    def rows(numbers):
+        return training.gather(bench.dataset, bench.rows, split, numbers)
+
+    inputs, targets = rows(split.training)
+    for setting, loss in zip(found.tried[::3], found.losses[::3], strict=True):
+        params = jax.tree.map(lambda leaf: leaf[0], bench.initial)
+        solver = tritia.tiam(bench.training_rows, mu=setting["mu"])
+        state = solver.init(params)
+        step = jax.jit(solver.update)
+        for _ in range(EPOCHS):
+            updates, state = step(None, state, params, inputs=inputs, targets=targets)
+            params = optax.apply_updates(params, updates)
+        held_out, labels = rows(split.validation)
+        alone = network.row_losses(bench.net.task, bench.net.apply(params, held_out), labels)
+        np.testing.assert_allclose(loss, alone.mean(), rtol=2e-3)
+    best = max(zip(found.scores, np.negative(found.losses), range(7), strict=True))[2]
+    assert found.setting == found.tried[best]
 
 
 def test_a_method_without_a_learning_rate_is_trained(wine):

@@ -277,11 +277,17 @@ def _inertial_optimizers() -> dict[str, Optimizer]:
     }
 
 
+_MU = 0.1  # the default of `tritia.tiam`
+
+
 def alternating(**settings: Any) -> Optimizer:
     """Layer-wise alternating minimisation on all rows at once: no learning rate to tune.
 
+    The weight decay is tuned, with as many values as others have learning rates.
+
     Args:
-      **settings: arguments of `tritia.tiam` besides the number of rows and the loss.
+      **settings: arguments of `tritia.tiam` besides the number of rows and the loss; a `mu` among
+        them is not tuned.
 
     Returns:
       The optimizer; its diagnostics are written to the metrics.
@@ -300,11 +306,13 @@ def alternating(**settings: Any) -> Optimizer:
             "step_norm": report.step_norms.max(),
         }
 
+    mus = learning_rates(_MU)
     written = "".join(f", {name}={value!r}" for name, value in settings.items())
     return Optimizer(
         f"tritia.tiam(num_examples{written})",
         build,
         None,
+        coefficients={} if "mu" in settings else {"mu": (_MU, *sorted({*mus} - {_MU}))},
         extra="examples",
         full_batch=True,
         diagnostics=diagnostics,
