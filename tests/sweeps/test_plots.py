@@ -47,6 +47,7 @@ def result(**numbers):
         None,
         (1, 1),
         0,
+        np.full(3, 3),
     )
 
 

@@ -212,6 +212,76 @@ def test_evaluation_is_judged_at_the_iterate():
     np.testing.assert_allclose(result.params[1], u, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("maximise", [False, True])
+def test_the_best_record_of_each_seed_is_kept(maximise):
+    """Against runs that end there; the goal lies on the way, and seeds get there at other times."""
+    sign = -1 if maximise else 1
+
+    def evaluate(params, data):
+        return sign * jnp.abs(jnp.sum(data * params**2) - 2.0)
+
+    grid = sweeps.grid(learning_rate=RATES)
+    seeds = [0, 3, 4]
+    options = {"maximise": maximise, "seeds": seeds}
+    result = quadratic_sweep(problem=quadratic(evaluate), keep="best", **options)(grid)
+    last = quadratic_sweep(problem=quadratic(evaluate), **options)(grid)
+    np.testing.assert_array_equal(result.values, last.values)
+    np.testing.assert_allclose(sign * result.scores, (sign * last.values).min(axis=2).mean(axis=1))
+    best = RATES.index(result.best["learning_rate"])
+    assert best == np.argmin(sign * result.scores)
+    assert len(set(result.kept)) > 1
+    assert list(last.kept) == [STEPS] * 3
+    for place, (seed, steps) in enumerate(zip(seeds, result.kept, strict=True)):
+        alone = quadratic_sweep(
+            problem=quadratic(evaluate), seeds=[seed], steps=int(steps), records=1
+        )
+        np.testing.assert_allclose(
+            result.params[place], alone([result.best]).params[0], rtol=1e-5, atol=1e-7
+        )
+
+
+def test_the_chosen_lane_of_a_path_of_tiam_is_tiam_with_this_decay_alone():
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(12, 3)), jnp.float32)
+    y = jnp.sin(2 * x[:, :1])
+
+    def init(key):
+        keys = jax.random.split(key)
+        shapes = [(3, 4), (4, 1)]
+        return [
+            {"kernel": jax.random.normal(k, shape) / 2, "bias": jnp.zeros(shape[1])}
+            for k, shape in zip(keys, shapes, strict=True)
+        ]
+
+    def error(params, x, y):
+        hidden = jax.nn.relu(x @ params[0]["kernel"] + params[0]["bias"])
+        return jnp.mean((hidden @ params[1]["kernel"] + params[1]["bias"] - y) ** 2)
+
+    problem = sweeps.plain_problem(
+        init,
+        lambda params, rows: error(params, rows["inputs"], rows["targets"]),
+        evaluate=lambda params, data: error(params, x[8:], y[8:]),
+    )
+    path = sweeps.run(
+        lambda setting: tritia.tiam(8, loss="squared_error", mu=setting["mu"]),
+        sweeps.grid(mu=[0.01, 0.1, 1.0]),
+        problem,
+        {"inputs": x[:8], "targets": y[:8]},
+        extra=lambda rows: rows,
+        steps=6,
+        keep="best",
+    )
+    params = init(jax.random.key(0))
+    solver = tritia.tiam(8, loss="squared_error", mu=path.best["mu"])
+    state, update = solver.init(params), jax.jit(solver.update)
+    for _ in range(path.kept[0]):
+        step, state = update(None, state, params, inputs=x[:8], targets=y[:8])
+        params = optax.apply_updates(params, step)
+    np.testing.assert_allclose(path.scores.min(), error(params, x[8:], y[8:]), rtol=1e-3)
+    for found, wanted in zip(jax.tree.leaves(path.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(found[0], wanted, rtol=5e-3, atol=1e-4)
+
+
 class Net(nnx.Module):
     def __init__(self, rngs):
         self.first = nnx.Linear(4, 5, rngs=rngs)
@@ -370,6 +440,7 @@ def test_draws():
             "learning_rate is 'fast'",
         ),
         (lambda: quadratic_sweep(memory=0), ValueError, "memory is 0"),
+        (lambda: quadratic_sweep(keep="first"), ValueError, "keep"),
         (lambda: quadratic_sweep(halving=3), TypeError, "halving must be"),
         (lambda: quadratic_sweep()([]), ValueError, "settings is empty"),
         (lambda: quadratic_sweep()([{"a": 1}, {"b": 1}]), ValueError, "the same names"),

@@ -80,6 +80,7 @@ def load(
             params=None,
             at_once=(settings_at_once, seeds_at_once),
             bytes=int(numbers(content["bytes"], ())),
+            kept=np.full(seeds, int(found["steps"][-1])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(

@@ -15,9 +15,9 @@ class Result(NamedTuple):
     Attributes:
       best: the setting with the best score; the first of them where all diverged.
       settings: all of them, as they were passed.
-      scores: (settings,), the value at a setting's last record, averaged over seeds; the worst
-        infinity where one seed diverged. Settings that halving stopped have the score at which
-        they were stopped, and are never the best.
+      scores: (settings,), the value at a setting's last record, or with `keep="best"` the best of
+        each seed, averaged over seeds; the worst infinite where one seed diverged. Settings that
+        halving stopped have the score at which they were stopped, and are never the best.
       losses: (settings, seeds, records), the training loss, averaged over the steps between two
         records; NaN after halving stopped the setting.
       values: (settings, seeds, records), what the problem's `evaluate` returned; the training
@@ -29,6 +29,8 @@ class Result(NamedTuple):
         iterate besides its params (`evaluation_params`), that one.
       at_once: the most settings, and seeds of each, that were trained as one computation.
       bytes: the memory that this took on each device according to the compiler, data included.
+      kept: (seeds,), the steps after which `params` were kept: all of them, or with `keep="best"`
+        those of the best value.
     """
 
     best: Mapping[str, float]
@@ -42,18 +44,20 @@ class Result(NamedTuple):
     params: Any
     at_once: tuple[int, int]
     bytes: int
+    kept: np.ndarray
 
 
 class Curves:
     """The curves of a sweep, filled record by record. Scores here are the lower the better."""
 
-    def __init__(self, settings: int, seeds: int, records: int, maximise: bool):
+    def __init__(self, settings: int, seeds: int, records: int, maximise: bool, keep_best: bool):
         """Starts with nothing trained: NaN everywhere."""
         shape = (settings, seeds, records)
         self.losses, self.values = np.full(shape, np.nan), np.full(shape, np.nan)
         self.trained = np.zeros(settings, int)
         self.scores = np.full(settings, np.inf)
         self.sign = -1.0 if maximise else 1.0
+        self.keep_best = keep_best
 
     def record(
         self,
@@ -67,13 +71,22 @@ class Curves:
             array[settings[:, None], seeds, number] = new
 
     def finish(self, settings: np.ndarray, end: int) -> None:
-        """Scores settings that are trained up to `end`: the last value, averaged over seeds."""
+        """Scores settings trained up to `end`: the value that is kept, averaged over seeds."""
         losses, values = self.losses[settings, :, :end], self.values[settings, :, :end]
         finite = np.isfinite(losses).all(axis=(1, 2)) & np.isfinite(values).all(axis=(1, 2))
         with np.errstate(invalid="ignore"):
-            last = self.sign * values[:, :, -1].mean(axis=1)
+            kept = self.sign * values
+            kept = kept.min(axis=2) if self.keep_best else kept[:, :, -1]
         self.trained[settings] = end
-        self.scores[settings] = np.where(finite, last, np.inf)
+        self.scores[settings] = np.where(finite, kept.mean(axis=1), np.inf)
+
+    def kept(self, setting: int) -> np.ndarray:
+        """At which record each seed of a setting kept its params, (seeds,)."""
+        records = self.trained[setting]
+        values = self.sign * self.values[setting, :, :records]
+        if self.keep_best:
+            return np.where(np.isfinite(values), values, np.inf).argmin(axis=1)
+        return np.full(len(values), records - 1)
 
     def diverged(self) -> np.ndarray:
         """Whether a loss or a value was not finite, (settings, seeds)."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, Literal, Required, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tritia._arguments import check_static_int
+from tritia._arguments import check_choice, check_static_int
 from tritia.sweeps import _chunks as chunks
 from tritia.sweeps._halving import Halving, fewer, rung_ends, spans
 from tritia.sweeps._lanes import Lanes, checked_mesh, lanes_for
@@ -21,6 +21,7 @@ from tritia.sweeps._vmapped import Carry, Plan, VmappedRuns, bytes_of_a_run, com
 
 MakeTransform = Callable[[Mapping[str, Any]], optax.GradientTransformation]
 Progress = Callable[[float], None]
+Keep = Literal["last", "best"]
 
 _MOST_RECORDS = 20
 # Params, gradients, updates and what a step computes besides: a first guess, the compiler corrects.
@@ -44,6 +45,7 @@ class Options(TypedDict, total=False):
     mesh: jax.sharding.Mesh | None
     halving: Halving | None
     maximise: bool
+    keep: Keep
     progress: Progress | None
 
 
@@ -102,6 +104,7 @@ def build(
     mesh: jax.sharding.Mesh | None = None,
     halving: Halving | None = None,
     maximise: bool = False,
+    keep: Keep = "last",
     progress: Progress | None = None,
 ) -> Callable[[Sequence[Mapping[str, float]]], Result]:
     """Makes a function that runs sweeps and compiles once for all sweeps of one size.
@@ -137,6 +140,10 @@ def build(
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
       maximise: whether a greater value is better.
+      keep: "last" judges and returns what a setting ends with. "best" takes, for each seed, the
+        record at which its value was best, as early stopping does: with a problem that evaluates
+        validation rows, the number of steps is chosen together with the setting. All are trained to
+        the end, and hold one more copy of the params.
       progress: called after each record with the fraction of the work that is done, in (0, 1].
 
     Returns:
@@ -158,6 +165,7 @@ def build(
       [{'learning_rate': 0.01}, {'learning_rate': 0.04}]
     """
     steps = check_static_int("steps", steps, minimum=1)
+    check_choice("keep", keep, get_args(Keep))
     records = _checked_records(records, steps)
     if memory is not None:
         memory = check_static_int("memory", memory, minimum=1)
@@ -169,6 +177,7 @@ def build(
         extra or (lambda batch: {}),
         evaluation_params,
         steps // records,
+        (-1 if maximise else 1) if keep == "best" else 0,
     )
     devices = checked_mesh(mesh)
     data = jax.tree.map(jnp.asarray, data)
@@ -227,13 +236,23 @@ class _Sweep:
         self._maximise, self._progress = maximise, progress
         self._compiled: dict[tuple[tuple[str, ...], tuple[int, int], Lanes], VmappedRuns] = {}
         self._evaluated = jax.jit(
-            jax.vmap(jax.vmap(lambda carry: plan.evaluation_params(carry.state, carry.params)))
+            jax.vmap(
+                jax.vmap(
+                    lambda carry: (
+                        plan.evaluation_params(carry.state, carry.params)
+                        if carry.best is None
+                        else carry.best[1]
+                    )
+                )
+            )
         )
 
     def __call__(self, settings: Sequence[Mapping[str, float]]) -> Result:
         names, table = _table(settings)
         records = self._ends[-1]
-        curves = Curves(len(settings), len(self._keys), records, self._maximise)
+        curves = Curves(
+            len(settings), len(self._keys), records, self._maximise, self._plan.keep_best != 0
+        )
         tick = self._ticker(len(settings))
         alive = np.arange(len(settings))
         kept: Any = None  # the carries of the settings alive, between two rungs
@@ -282,6 +301,7 @@ class _Sweep:
             params=best_params,
             at_once=at_once,
             bytes=most_bytes,
+            kept=self._plan.every * (1 + curves.kept(best)),
         )
 
     def _train(

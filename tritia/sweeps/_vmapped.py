@@ -30,11 +30,14 @@ class Carry(NamedTuple):
       params: the trained params.
       rest: what the model holds besides.
       state: the transform's.
+      best: where the best is kept: the lowest value of a record so far (of the opposite sign where
+        a greater value is better) and the evaluated params at it; otherwise None.
     """
 
     params: Any
     rest: Any
     state: Any
+    best: tuple[jax.Array, Any] | None = None
 
 
 class Plan(NamedTuple):
@@ -47,6 +50,8 @@ class Plan(NamedTuple):
       extra: from a batch to further arguments of `update`.
       evaluation_params: from (state, params) to the params to evaluate.
       every: steps between two records.
+      keep_best: 1 to keep the params at the lowest value of a record, -1 at the highest; 0 to keep
+        none but the last.
     """
 
     make_transform: Callable[[Any], optax.GradientTransformation]
@@ -55,6 +60,7 @@ class Plan(NamedTuple):
     extra: Callable[[Any], Mapping[str, Any]]
     evaluation_params: Callable[[Any, Any], Any]
     every: int
+    keep_best: int = 0
 
 
 class VmappedRuns(NamedTuple):
@@ -90,7 +96,11 @@ def _transform(plan: Plan, setting: Any) -> optax.GradientTransformation:
 def start(plan: Plan, setting: Any, key: jax.Array) -> Carry:
     """Returns what one run starts from."""
     params, rest = plan.problem.init(key)
-    return Carry(params, rest, _transform(plan, setting).init(params))
+    state = _transform(plan, setting).init(params)
+    if not plan.keep_best:
+        return Carry(params, rest, state)
+    nothing = jax.tree.map(jnp.zeros_like, plan.evaluation_params(state, params))
+    return Carry(params, rest, state, (jnp.full((), jnp.inf, jnp.result_type(float)), nothing))
 
 
 def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) -> VmappedRuns:
@@ -133,15 +143,20 @@ def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) 
                 "value_fn": lambda params, grad_fn=None: loss(params)[0],
             } | dict(plan.extra(batch))
             updates, state = solver.update(gradients, carry.state, carry.params, **extra)
-            return Carry(optax.apply_updates(carry.params, updates), rest, state), value
+            params = optax.apply_updates(carry.params, updates)
+            return carry._replace(params=params, rest=rest, state=state), value
 
         carry, losses = jax.lax.scan(step, carry, first + jnp.arange(plan.every))
         loss = jnp.mean(losses)
-        if plan.problem.evaluate is None:
-            return carry, (loss, loss)
-        value = plan.problem.evaluate(
-            plan.evaluation_params(carry.state, carry.params), carry.rest, data
-        )
+        params = plan.evaluation_params(carry.state, carry.params)
+        evaluate = plan.problem.evaluate
+        value = loss if evaluate is None else evaluate(params, carry.rest, data)
+        if carry.best is not None:
+            best, kept = carry.best
+            lower = plan.keep_best * value < best  # False for NaN
+            kept = jax.tree.map(lambda old, new: jnp.where(lower, new, old), kept, params)
+            best = jnp.where(lower, plan.keep_best * value, best).astype(best.dtype)
+            carry = carry._replace(best=(best, kept))
         return carry, (loss, value)
 
     start_all = lanes.spread(
