@@ -41,8 +41,8 @@ def _free_port():
         return one.getsockname()[1]
 
 
-def _close(folder, name, task, devices, expected):
-    with np.load(folder / f"{name}-{task}-{devices}.npz") as found:
+def _close(file, expected):
+    with np.load(file) as found:
         for key, leaf in zip(found.files, jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(found[key], leaf, rtol=1e-3, atol=1e-4)
 
@@ -70,7 +70,26 @@ def test_two_processes_train_save_and_are_gone_on_from(tmp_path):
     for name, optimizer in worker.optimizers().items():
         params = jax.tree.map(jax.numpy.asarray, worker.first_params())
         carry = worker.train(optimizer, params, optimizer.init(params), x, y)
-        _close(tmp_path, name, "save", 8, carry[0])
+        _close(tmp_path / f"{name}-save-8.npz", carry[0])
         carry = worker.train(optimizer, *carry, x, y)
         for devices in (8, 4):
-            _close(tmp_path, name, "go_on", devices, carry[0])
+            _close(tmp_path / f"{name}-go_on-{devices}.npz", carry[0])
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_sweep(tmp_path):
+    port = _free_port()
+    both = [_start(tmp_path, number, 2, 4, port, "sweep") for number in range(2)]
+    try:
+        for process, log in both:
+            assert process.wait() == 0, _output(log)
+    finally:
+        for process, log in both:
+            process.kill()
+            process.wait()
+            log.close()
+    alone = worker.sweeps()
+    chunks = {"chunks of seeds": alone["seeds"], "chunks of settings": alone["halving"]}
+    for name, result in {**alone, **chunks}.items():
+        for number in range(2):
+            _close(tmp_path / f"{name}-{number}.npz", worker.numbers(result))

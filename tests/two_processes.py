@@ -1,7 +1,8 @@
 """One of the processes of test_two_processes.py: trains on a mesh of all their devices.
 
 Arguments: the process's number, how many there are, devices of each, the coordinator's port, a
-folder, and "save" (three steps, then a checkpoint) or "go_on" (three more steps from there).
+folder, and "save" (three steps, then a checkpoint), "go_on" (three more steps from there) or
+"sweep" (runs spread over all devices).
 """
 
 import functools
@@ -17,6 +18,7 @@ import orbax.checkpoint
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
+import tritia.sweeps
 
 ROWS, STEPS = 32, 3
 SIZES = ((6, 8), (8, 3))
@@ -63,6 +65,49 @@ def train(optimizer, params, state, x, y, steps=STEPS):
     return params, state
 
 
+def sweeps(mesh=None):
+    """Results by name: all at once, with halving, and with a mesh in chunks of either kind."""
+    problem = tritia.sweeps.plain_problem(
+        lambda key: [
+            {"kernel": jax.random.normal(key, size), "bias": jnp.zeros(size[1])} for size in SIZES
+        ],
+        lambda params, batch: loss(params, *batch),
+    )
+    run = functools.partial(
+        tritia.sweeps.run,
+        lambda setting: tritia.difference(setting["learning_rate"]),
+        problem=problem,
+        data=examples(),
+        steps=9,
+        records=9,
+        mesh=mesh,
+    )
+    rates = tritia.sweeps.grid(learning_rate=np.geomspace(0.01, 0.3, 18))
+    seeds = run(rates[:1], seeds=24, batch=noisy)
+    found = {
+        "seeds": seeds,
+        "halving": run(rates, batch=noisy, halving=tritia.sweeps.Halving(3, 2)),
+    }
+    if mesh is not None:
+        parts = {"batch": noisy, "memory": seeds.bytes - 1}
+        found["chunks of seeds"] = run(rates[:1], seeds=24, **parts)
+        found["chunks of settings"] = run(rates, halving=tritia.sweeps.Halving(3, 2), **parts)
+        for name in ("chunks of seeds", "chunks of settings"):
+            assert max(found[name].at_once) < 18
+    return found
+
+
+def noisy(key, step, data):
+    """Rows in a random order, of which the first half is taken."""
+    order = jax.random.permutation(jax.random.fold_in(key, step), ROWS)[: ROWS // 2]
+    return tuple(part[order] for part in data)
+
+
+def numbers(result):
+    """What a sweep found, as arrays in order."""
+    return [*result[2:8], *jax.tree.leaves(result.params)]
+
+
 def write(file, params):
     np.savez(file, *map(np.asarray, jax.tree.leaves(params)))
 
@@ -76,6 +121,10 @@ def main():
         jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
     assert jax.device_count() == count * devices
     mesh = jax.make_mesh((count * devices,), ("data",), axis_types=(AxisType.Auto,))
+    if task == "sweep":
+        for name, result in sweeps(mesh).items():
+            write(folder / f"{name}-{number}.npz", numbers(result))
+        return
     rows = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
 

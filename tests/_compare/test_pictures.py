@@ -96,6 +96,7 @@ def contents():
             "dataset": {"name": "wine"},
             "versions": {"jax": "1.2.3"},
             "device": "cpu",
+            "devices": 1,
             "processors": 2,
             "platform": "here",
         },

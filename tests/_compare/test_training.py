@@ -366,7 +366,7 @@ def test_epochs_are_timed_in_turn_and_divided_by_the_seeds(wine, monkeypatch):
             order.append(name)
             return carry
 
-        return training.Compiled(None, epoch, None, 0.0)
+        return training.Compiled(None, epoch, None, 0.0, None, None, None)
 
     chosen = look_up(["sgd", "adam"], [])
     seconds = timing.time_epochs(wine, chosen, {name: compiled(name) for name in chosen})

@@ -1,5 +1,6 @@
-"""Runs of a sweep spread over eight devices."""
+"""Runs of a sweep, and seeds of a comparison, spread over eight devices."""
 
+import dataclasses
 import functools
 
 import chex
@@ -11,8 +12,10 @@ import pytest
 
 import tritia
 from benchmarks.collectives import bytes_of_collectives
+from tritia._compare import datasets, training, tuning
+from tritia._compare.optimizers import OPTIMIZERS
 from tritia.sweeps import Halving, grid, minibatches, plain_problem, run
-from tritia.sweeps._lanes import checked_mesh, lanes_for
+from tritia.sweeps._lanes import checked_mesh, first_device, lanes_for
 from tritia.sweeps._vmapped import Plan, compile_runs, iterate
 
 ROWS = 40
@@ -129,11 +132,55 @@ def test_nothing_travels_between_devices(name, settings, seeds):
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds, dtype=jnp.uint32))
     runs = compile_runs(plan, rates, keys, _data(), lanes)
     assert bytes_of_collectives(runs.advance) == {}
-    assert runs.sharding is not None
-    assert runs.sharding.num_devices == 8
-    assert not runs.sharding.is_fully_replicated
+    carry = runs.start({"learning_rate": jnp.ones(settings)}, keys)
+    for leaf in jax.tree.leaves(carry):
+        assert leaf.sharding.num_devices == 8
+        assert not leaf.sharding.is_fully_replicated
 
 
 def test_what_is_no_mesh_is_refused():
     with pytest.raises(TypeError, match=r"mesh must be a jax\.sharding\.Mesh or None; got 8"):
         run(MAKE["difference"], _rates(2), PROBLEM, _data(), steps=2, mesh=8)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    wine = datasets.DATASETS["wine"](None)
+    return training.prepare(wine, (6,), seeds=11, batch_size=None, mesh=checked_mesh(None))
+
+
+def test_seeds_of_a_comparison_are_spread_and_gone_on_with_anywhere(bench):
+    """11 seeds: two on each of six devices, one of them twice."""
+    optimizer, setting = OPTIMIZERS["adam"], {"learning_rate": 0.01}
+    one = dataclasses.replace(bench, mesh=first_device())
+    spread, alone = (training.compile_training(b, optimizer, setting) for b in (bench, one))
+    lies = {leaf.sharding.num_devices for leaf in jax.tree.leaves(spread.carry)}
+    assert lies == {6}
+    assert bytes_of_collectives(spread.program) == {}
+
+    # Each goes on from where the other stopped, as from a checkpoint.
+    curves, states = zip(
+        *(training.train(b, optimizer, c, 2) for b, c in ((bench, spread), (one, alone))),
+        strict=True,
+    )
+    for leaf in jax.tree.leaves(states):
+        assert (len(leaf), leaf.sharding.num_devices) == (bench.seeds, 1)
+    found = curves[0].joined(training.train(one, optimizer, alone, 3, begin=(2, states[0]))[0], 1)
+    other = training.train(bench, optimizer, spread, 3, begin=(2, states[1]))[0]
+    for first, second in zip(found[:4], curves[1].joined(other, axis=1)[:4], strict=True):
+        assert first.shape == (bench.seeds, 4)
+        np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rates", "seeds"), [(11, 2), (2, 3), (0, 3)])
+def test_tuning_is_spread(bench, rates, seeds):
+    """The rates, the seeds, and the seeds of an optimizer without any number to tune."""
+    settings = [{"learning_rate": rate} for rate in np.geomspace(0.01, 1, rates)] or [{}]
+    sgd = OPTIMIZERS["sgd"]
+    if not rates:
+        sgd = dataclasses.replace(sgd, build=lambda setting, task: optax.sgd(0.1))
+    bench = bench.only(0, seeds)
+    one = dataclasses.replace(bench, mesh=first_device())
+    found, expected = (tuning.validate(b, sgd, settings, 2) for b in (bench, one))
+    assert len(found[0]) == len(settings)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -24,6 +24,7 @@ from tritia._compare import (
 from tritia._compare.errors import UsageError, unknown
 from tritia._compare.optimizers import Optimizer
 from tritia._compare.request import MAY_GROW, Request
+from tritia.sweeps._lanes import checked_mesh, first_device
 
 log = logging.getLogger("tritia.compare")
 
@@ -142,7 +143,9 @@ def prepare(request: Request, command: str, redraw: bool = False) -> Comparison:
     if before is not None:
         # Optimizers that come later are tuned with the budget of those that are there.
         config = {**(before if redraw else config), "tuning": _tuned_on(request.out, before)}
-    bench = training.prepare(dataset, request.hidden, request.seeds, request.batch_size)
+    bench = training.prepare(
+        dataset, request.hidden, request.seeds, request.batch_size, checked_mesh(None)
+    )
     results.check_kinds(request.out)
     tunings, curves, begun = {}, {}, {}
     for name, optimizer in chosen.items():
@@ -210,6 +213,8 @@ def run(
       listeners: called with a `records.Record` of each epoch and seed that is trained here.
     """
     request, bench = comparison.request, comparison.bench
+    # Seconds are those of one device, whatever number of them trained.
+    timed = dataclasses.replace(bench, mesh=first_device())
     compiled: dict[str, training.Compiled] = {}
     if not comparison.seconds:
         (request.out / results.TIMING).unlink(missing_ok=True)
@@ -224,7 +229,7 @@ def run(
     for name in comparison.optimizers:
         if name not in comparison.curves:
             program = _train(comparison, name, advance, listeners)
-            if program is not None:
+            if program is not None and bench.mesh.size == 1:
                 compiled[name] = program
             log.info("%s: trained", name)
             write_outputs(comparison)
@@ -233,9 +238,9 @@ def run(
             if name not in compiled:
                 setting = comparison.tunings[name].setting
                 advance(f"compiling {name}", 0)
-                compiled[name] = training.compile_training(bench, optimizer, setting)
+                compiled[name] = training.compile_training(timed, optimizer, setting)
         advance("timing", 0)
-        comparison.seconds = timing.time_epochs(bench, comparison.optimizers, compiled)
+        comparison.seconds = timing.time_epochs(timed, comparison.optimizers, compiled)
         results.save_timing(request.out, comparison.seconds)
         advance("timing", 1)
         log.info("timed")

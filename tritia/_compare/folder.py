@@ -113,6 +113,7 @@ def environment() -> dict[str, Any]:
             },
         },
         "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.local_device_count(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
     }

@@ -339,7 +339,7 @@ def _div(figure: Any, name: str) -> str:
 
 
 def _machine(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = ("device", "processors", "platform")
+    parts = ("device", "devices", "processors", "platform")
     return {**config["versions"], **{part: config[part] for part in parts}}
 
 

@@ -238,13 +238,18 @@ def markdown(
         f"- Learning rates: {_tuning_words(arguments, config['tuning'])}",
         f"- Diverged: a loss that is not finite, or a training loss above"
         f" {dataset.diverged_loss:.3g}.",
-        f"- Times: one compiled epoch of all seeds, {count(rounds, 'round')} of each optimizer in"
-        " turn, without compiling, shuffling and evaluating.",
-        f"- {versions}; {config['device']}; {config['processors']} processors;"
+        f"- Times: one compiled epoch of all seeds on one device, {count(rounds, 'round')} of each"
+        " optimizer in turn, without compiling, shuffling and evaluating.",
+        f"- {versions}; {config['device']}{_spread(config)}; {config['processors']} processors;"
         f" {config['platform']}. SHA-256 of the data: {config['dataset']['sha256']}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _spread(config: Mapping[str, Any]) -> str:
+    devices = config["devices"]
+    return "" if devices == 1 else f", {devices} of them, over which the seeds were spread"
 
 
 _SCALING: dict[Scaling, str] = {

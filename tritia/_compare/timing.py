@@ -2,9 +2,10 @@
 
 Learning curves are computed one optimizer after the other, and a machine is not equally fast for
 all of them. So their epochs are timed afterwards, one epoch of each in turn, over several rounds.
-A time is that of one compiled epoch for all seeds together, divided by the number of seeds: it
-includes gathering and scaling the minibatches, gradients, the update and, for seeds run as one
-vmapped computation, what batching them gains. It leaves out compiling, shuffling and evaluation.
+A time is that of one compiled epoch for all seeds together on one device, however many of them
+trained, divided by the number of seeds: it includes gathering and scaling the minibatches,
+gradients, the update and, for seeds run as one vmapped computation, what batching them gains. It
+leaves out compiling, shuffling and evaluation.
 """
 
 from __future__ import annotations

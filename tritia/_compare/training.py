@@ -1,4 +1,9 @@
-"""How it is trained: one compiled scan per epoch, all seeds (and settings) as one computation."""
+"""How it is trained: one compiled scan per epoch, all seeds (and settings) as one computation.
+
+Seeds, and settings where they are tuned, are divided among the devices of the bench, and nothing
+travels between them. Where they are no multiple of the devices, the last one is repeated, and what
+comes of the repetitions is thrown away.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from tritia._arguments import with_extra_args
 from tritia._compare import datasets, network
 from tritia._compare.datasets import Dataset
 from tritia._compare.optimizers import LearningTask, Optimizer
+from tritia.sweeps._lanes import Lanes, first_device
 
 Progress = Callable[[], None]
 """Called after each epoch."""
@@ -52,6 +59,7 @@ class Bench:
       initial: parameters, likewise; the same for every optimizer.
       seeds: how many.
       batch_size: rows per minibatch, at most the training rows.
+      mesh: the devices that train, as `sweeps._lanes.checked_mesh` returns.
       first_seed: the number of the first.
     """
 
@@ -62,6 +70,7 @@ class Bench:
     initial: Any
     seeds: int
     batch_size: int
+    mesh: Mesh
     first_seed: int = 0
 
     @property
@@ -107,7 +116,13 @@ class Bench:
         )
 
 
-def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: int | None) -> Bench:
+def prepare(
+    dataset: Dataset,
+    hidden: tuple[int, ...],
+    seeds: int,
+    batch_size: int | None,
+    mesh: Mesh | None = None,
+) -> Bench:
     """Splits the rows, puts them on the device and initialises the networks.
 
     Args:
@@ -116,6 +131,7 @@ def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: i
       seeds: how many; seed s decides the initial weights, the order of the rows and, where the
         data set leaves it open, which rows train.
       batch_size: rows in a minibatch; None for the data set's own, 0 for all training rows.
+      mesh: the devices that train; None for the first alone.
 
     Returns:
       The `Bench`.
@@ -139,6 +155,7 @@ def prepare(dataset: Dataset, hidden: tuple[int, ...], seeds: int, batch_size: i
         initial,
         seeds,
         min(wanted, training_rows),
+        first_device() if mesh is None else mesh,
     )
 
 
@@ -261,16 +278,23 @@ class Compiled(NamedTuple):
     """One optimizer's training of all seeds, compiled ahead of time.
 
     Attributes:
-      carry: the state before the first step, with a leading axis of seeds.
+      carry: the state before the first step, with a leading axis of seeds, spread over the devices.
       epoch: (carry, batches) -> carry.
-      evaluate: carry -> training loss, training metric, test loss, test metric and diagnostics.
+      evaluate: carry -> training loss, training metric, test loss, test metric and diagnostics, of
+        every seed.
       compile_seconds: what compiling the epoch took.
+      spread: from a state with one entry for each seed to one that `epoch` takes.
+      joined: the reverse.
+      program: of an epoch, for the tests.
     """
 
     carry: Carry
-    epoch: Callable[[Carry, jax.Array], Carry]
+    epoch: Callable[[Carry, Any], Carry]
     evaluate: Callable[[Carry], Any]
     compile_seconds: float
+    spread: Callable[[Carry], Carry]
+    joined: Callable[[Carry], Carry]
+    program: jax.stages.Compiled
 
 
 def compile_training(bench: Bench, optimizer: Optimizer, setting: Mapping[str, float]) -> Compiled:
@@ -285,32 +309,52 @@ def compile_training(bench: Bench, optimizer: Optimizer, setting: Mapping[str, f
       The `Compiled` functions.
     """
     pure = functions(bench, optimizer)
+    lanes = Lanes(bench.mesh, "seeds").where_needed(1, bench.seeds)
+
+    def spread(tree: Any) -> Any:
+        return lanes.place(tree, "seeds")
+
+    def joined(tree: Any) -> Any:
+        if lanes.mesh.size == 1:
+            return tree
+        together = jax.device_put(tree, lanes.mesh.devices[0])
+        return jax.tree.map(lambda leaf: leaf[: bench.seeds], together)
+
+    def evaluate(carry: Carry, rows: Rows, split: Any) -> Any:
+        training = pure.evaluate(carry, rows, split, "training")
+        test = pure.evaluate(carry, rows, split, "test")
+        return (*training, *test, pure.diagnostics(carry))
+
+    start = lanes.spread(jax.vmap(pure.start, in_axes=(None, 0)), ("none", "seeds"), "seeds")
     numbers = {name: jnp.float32(value) for name, value in setting.items()}
-    carry = jax.jit(jax.vmap(pure.start, in_axes=(None, 0)))(numbers, bench.initial)
+    rows, splits = lanes.place(bench.rows, "none"), spread(bench.splits)
+    carry = start(numbers, spread(bench.initial))
     batches = jnp.asarray(bench.batches(optimizer, 0))
 
     began = time.perf_counter()
     epoch = (
-        jax.jit(jax.vmap(pure.epoch, in_axes=(None, 0, None, 0, 0)))
-        .lower(numbers, carry, bench.rows, bench.splits, batches)
+        lanes.spread(
+            jax.vmap(pure.epoch, in_axes=(None, 0, None, 0, 0)),
+            ("none", "seeds", "none", "seeds", "seeds"),
+            "seeds",
+        )
+        .lower(numbers, carry, rows, splits, spread(batches))
         .compile()
     )
     compile_seconds = time.perf_counter() - began
-
-    @jax.jit
-    def evaluate(carry: Carry, rows: Rows, splits: Any) -> Any:
-        def one(carry: Carry, split: Any) -> Any:
-            training = pure.evaluate(carry, rows, split, "training")
-            test = pure.evaluate(carry, rows, split, "test")
-            return (*training, *test, pure.diagnostics(carry))
-
-        return jax.vmap(one)(carry, splits)
-
+    evaluate_all = lanes.spread(
+        jax.vmap(evaluate, in_axes=(0, None, 0)), ("seeds", "none", "seeds"), "seeds"
+    )
     return Compiled(
         carry,
-        lambda carry, batches: epoch(numbers, carry, bench.rows, bench.splits, batches),
-        lambda carry: evaluate(carry, bench.rows, bench.splits),
+        lambda carry, batches: epoch(numbers, carry, rows, splits, spread(batches)),
+        lambda carry: jax.tree.map(
+            lambda leaf: leaf[: bench.seeds], jax.device_get(evaluate_all(carry, rows, splits))
+        ),
         compile_seconds,
+        spread,
+        joined,
+        epoch,
     )
 
 
@@ -380,11 +424,11 @@ def train(
     Returns:
       The `Curves` of the epochs trained here (and of epoch 0), and the state after the last.
     """
-    done, carry = begin or (0, compiled.carry)
+    done, carry = (0, compiled.carry) if begin is None else (begin[0], compiled.spread(begin[1]))
     found = []
 
     def evaluate(epoch: int) -> None:
-        found.append(jax.device_get(compiled.evaluate(carry)))
+        found.append(compiled.evaluate(carry))
         watch(epoch, found[-1])
 
     if begin is None:
@@ -394,4 +438,4 @@ def train(
         evaluate(epoch + 1)
         progress()
     columns = jax.tree.map(lambda *values: np.stack(values, axis=1), *found)
-    return Curves(*columns, compile_seconds=compiled.compile_seconds), carry
+    return Curves(*columns, compile_seconds=compiled.compile_seconds), compiled.joined(carry)

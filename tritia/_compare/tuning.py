@@ -23,6 +23,7 @@ import numpy as np
 
 from tritia._compare.optimizers import Optimizer, learning_rates
 from tritia._compare.training import Bench, Progress, functions
+from tritia.sweeps._lanes import Axes, lanes_for
 
 Edge = Literal["", "lowest", "highest"]
 """On which side a better learning rate may lie beyond those tried."""
@@ -143,28 +144,33 @@ def validate(
         name: jnp.asarray([setting[name] for setting in settings], jnp.float32)
         for name in settings[0]
     }
-    width = len(settings)
+    lanes = lanes_for(bench.mesh, len(settings), bench.seeds)
+    lanes = lanes.where_needed(len(settings), bench.seeds)
+    width = lanes.divided(len(settings), bench.seeds)[0]
 
-    def over_seeds_and_settings(function: Any, axes: tuple[Any, ...]) -> Any:
-        # axes: for each argument "seeds", "both", "settings" or None.
+    def over_seeds_and_settings(function: Any, result: Any, *axes: Axes) -> Any:
         inner = tuple(0 if axis in ("seeds", "both") else None for axis in axes)
         outer = tuple(0 if axis in ("settings", "both") else None for axis in axes)
-        return jax.jit(jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer, axis_size=width))
+        over_both = jax.vmap(jax.vmap(function, in_axes=inner), in_axes=outer, axis_size=width)
+        return lanes.spread(over_both, axes, result)
 
     def epoch_and_validation(setting: Any, carry: Any, rows: Any, split: Any, batches: Any) -> Any:
         carry = pure.epoch(setting, carry, rows, split, batches)
         return carry, pure.evaluate(carry, rows, split, "validation")
 
-    start = over_seeds_and_settings(pure.start, ("settings", "seeds"))
+    start = over_seeds_and_settings(pure.start, "both", "settings", "seeds")
     advance = over_seeds_and_settings(
-        epoch_and_validation, ("settings", "both", None, "seeds", "seeds")
+        epoch_and_validation, "both", "settings", "both", "none", "seeds", "seeds"
     )
-    carry = start(stacked, bench.initial)
+    stacked, rows = lanes.place(stacked, "settings"), lanes.place(bench.rows, "none")
+    splits, initial = (lanes.place(part, "seeds") for part in (bench.splits, bench.initial))
+    carry = start(stacked, initial)
     found = []
     for epoch in range(epochs):
-        batches = jnp.asarray(bench.batches(optimizer, epoch))
-        carry, validation = advance(stacked, carry, bench.rows, bench.splits, batches)
-        found.append(jax.device_get(validation))
+        batches = lanes.place(jnp.asarray(bench.batches(optimizer, epoch)), "seeds")
+        carry, validation = advance(stacked, carry, rows, splits, batches)
+        whole = jax.device_get(validation)
+        found.append(jax.tree.map(lambda x: x[: len(settings), : bench.seeds], whole))
         progress()
     # (epochs, settings, seeds)
     loss, metric = (np.stack(values) for values in zip(*found, strict=True))

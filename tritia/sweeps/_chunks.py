@@ -56,9 +56,7 @@ def _once(positions: np.ndarray, tree: Any, axis: int) -> Any:
     return jax.tree.map(lambda x: x[:true] if axis == 0 else x[:, :true], tree)
 
 
-def take(
-    tree: Any, rows: np.ndarray, columns: np.ndarray, sharding: jax.sharding.Sharding | None
-) -> Any:
-    """Returns the given settings and seeds of a tree, with a sharding or on the first device."""
+def take(tree: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+    """Returns the given settings and seeds of a tree, on the first device."""
     picked = jax.tree.map(lambda x: x[rows][:, columns], tree)
-    return jax.device_put(picked, sharding or jax.local_devices()[0])
+    return jax.device_put(picked, jax.local_devices()[0])

@@ -27,7 +27,7 @@ class Lanes(NamedTuple):
 
     def sharding(self, axes: Axes) -> NamedSharding | None:
         """Returns the sharding of an array with these axes; None on one device."""
-        return None if self.mesh.size == 1 else NamedSharding(self.mesh, self._spec(axes))
+        return None if self.mesh.size == 1 else self._sharding(axes)
 
     def divided(self, settings: int, seeds: int) -> tuple[int, int]:
         """Returns how many settings and seeds each device has, of so many together."""
@@ -41,6 +41,27 @@ class Lanes(NamedTuple):
             return settings * self.mesh.size, seeds
         return settings, seeds * self.mesh.size
 
+    def where_needed(self, settings: int, seeds: int) -> Lanes:
+        """Returns the same without the devices that would have no work of their own."""
+        count = settings if self.axis == "settings" else seeds
+        needed = math.ceil(count / math.ceil(count / self.mesh.size))
+        return self._replace(mesh=_of(self.mesh.devices[:needed]))
+
+    def place(self, tree: Any, axes: Axes) -> Any:
+        """Puts arrays with these axes on the devices, the last entry repeated until they divide.
+
+        Every process has the whole arrays, and puts its part of them on its devices.
+        """
+        if self.mesh.size == 1:
+            return tree
+
+        def filled(leaf: Any) -> Any:
+            count = len(leaf)
+            whole = self.mesh.size * math.ceil(count / self.mesh.size)
+            return leaf[np.minimum(np.arange(whole), count - 1)]
+
+        return _put(jax.tree.map(filled, tree) if axes == self.axis else tree, self._sharding(axes))
+
     def spread(
         self,
         function: Callable[..., Any],
@@ -53,7 +74,7 @@ class Lanes(NamedTuple):
         Args:
           function: of arrays with these axes in front.
           arguments: the axes of each argument.
-          result: those of the results; with "both" first, a pair of a tree and a pair.
+          result: those of the results, a prefix of their tree.
           **options: for `jax.jit`.
         """
         if self.mesh.size == 1:
@@ -66,6 +87,9 @@ class Lanes(NamedTuple):
         )
         return jax.jit(spread, in_shardings=shardings[0], out_shardings=shardings[1], **options)
 
+    def _sharding(self, axes: Axes) -> NamedSharding:
+        return NamedSharding(self.mesh, self._spec(axes))
+
     def _spec(self, axes: Axes) -> PartitionSpec:
         if axes == "both":
             return (
@@ -75,11 +99,11 @@ class Lanes(NamedTuple):
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Returns a mesh of one axis: of all devices of a mesh, by default of this process's.
+    """Returns a mesh of one axis: of all devices of a mesh, by default of all of this process.
 
     Raises:
       TypeError: not a mesh.
-      ValueError: a device of it belongs to another process, or another mesh is set.
+      ValueError: this process has none of its devices, or another mesh is set.
     """
     is_set = not jax.sharding.get_abstract_mesh().empty
     if mesh is None:
@@ -93,11 +117,21 @@ def checked_mesh(mesh: Mesh | None) -> Mesh:
         raise ValueError(
             f"mesh is {mesh}, and another one is set by jax.set_mesh; call sweeps outside of it."
         )
-    if any(device.process_index != jax.process_index() for device in devices):
+    processes = {device.process_index for device in devices}
+    if jax.process_index() not in processes:
         raise ValueError(
-            f"mesh is {mesh}, with devices of other processes; allowed: devices of this process,"
-            " jax.local_devices(). Give each process its own settings."
+            f"mesh is {mesh}, whose devices are all of other processes, {sorted(processes)}, and"
+            f" this is {jax.process_index()}; allowed: devices of the processes that call sweeps."
         )
+    return _of(devices)
+
+
+def first_device() -> Mesh:
+    """Returns the mesh of this process's first device alone."""
+    return _of(np.asarray(jax.local_devices()[:1]))
+
+
+def _of(devices: np.ndarray) -> Mesh:
     return Mesh(devices, ("lanes",), axis_types=(AxisType.Auto,))
 
 
@@ -108,3 +142,36 @@ def lanes_for(mesh: Mesh, settings: int, seeds: int) -> Lanes:
         return math.prod(lanes.divided(settings, seeds))
 
     return min((Lanes(mesh, axis) for axis in ("settings", "seeds")), key=runs_of_each)
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays that start alike in all processes, whole on every device of a mesh."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec())) if mesh.size > 1 else tree
+
+
+def fetched(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays of a mesh so that this process can read all of them.
+
+    Where other processes hold parts of them, all processes have to ask at once, and the arrays go
+    to this process's first device, one after the other.
+    """
+    gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def one(leaf: jax.Array) -> jax.Array:
+        return leaf if leaf.is_fully_addressable else gather(leaf).addressable_data(0)
+
+    return jax.tree.map(one, tree)
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> jax.Array:
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)

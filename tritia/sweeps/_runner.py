@@ -14,7 +14,7 @@ import optax
 from tritia._arguments import check_choice, check_static_int
 from tritia.sweeps import _chunks as chunks
 from tritia.sweeps._halving import Halving, fewer, rung_ends, spans
-from tritia.sweeps._lanes import Lanes, checked_mesh, lanes_for
+from tritia.sweeps._lanes import Lanes, checked_mesh, everywhere, fetched, lanes_for
 from tritia.sweeps._problem import Problem
 from tritia.sweeps._result import Curves, Result
 from tritia.sweeps._vmapped import Carry, Plan, VmappedRuns, bytes_of_a_run, compile_runs, iterate
@@ -131,11 +131,15 @@ def build(
         compiler's count; the rest is trained afterwards. None trains all at once. A computation
         over another number of settings rounds differently, which a run at the edge of divergence
         amplifies.
-      mesh: a `jax.sharding.Mesh` of devices of this process, over all of which the settings (or
-        the seeds, where that divides better) are spread: each trains its own, with a copy of the
-        data, and nothing travels between them. None takes `jax.local_devices()`, or the first of
-        them where a mesh is set by `jax.set_mesh`. On another number of devices results differ by
-        rounding alone.
+      mesh: a `jax.sharding.Mesh`, over all of whose devices the settings (or the seeds, where that
+        divides better) are spread: each trains its own, with a copy of the data, and nothing
+        travels between them. None takes `jax.local_devices()`, or the first of them where a mesh
+        is set by `jax.set_mesh`. On another number of devices results differ by rounding alone.
+        With devices of several processes (`jax.distributed`), such as
+        `jax.make_mesh((jax.device_count(),), ("lanes",))`, all of these processes call it with the
+        same arguments: each trains its part, they tell each other the records, and all return the
+        same result. Between two rungs of `halving`, and where `memory` divides the seeds, each of
+        them gathers the states of all runs, array by array.
       halving: a `Halving` stops the worse settings early; None trains all to the end. Between two
         rungs the states of all settings are kept in the host's memory, which `memory` does not
         count.
@@ -181,12 +185,9 @@ def build(
     )
     devices = checked_mesh(mesh)
     data = jax.tree.map(jnp.asarray, data)
-    if devices.size > 1:
-        everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
-        data = jax.device_put(data, everywhere)
     return _Sweep(
         plan,
-        data,
+        everywhere(data, devices),
         jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.uint32)),
         rung_ends(halving, records),
         halving,
@@ -273,7 +274,7 @@ class _Sweep:
                 here = alive[np.unique(rows)]
                 curves.finish(here, end)
                 if end < records:
-                    states.append((rows, found))
+                    states.append((rows, fetched(found, self._mesh)))
                     continue
                 # Nothing but the best is needed any more.
                 winner = int(here[np.argmin(curves.scores[here])])
@@ -282,12 +283,14 @@ class _Sweep:
                     position = int(np.flatnonzero(alive[rows] == winner)[0])
                     best_params = jax.tree.map(lambda x, i=position: x[i], found)
                     if self._mesh.size > 1:
-                        best_params = jax.device_put(best_params, self._mesh.devices.flat[0])
+                        best_params = jax.device_put(
+                            fetched(best_params, self._mesh), self._mesh.local_devices[0]
+                        )
             if end < records:
                 ranking = np.argsort(curves.scores[alive], kind="stable")
                 staying = np.sort(ranking[: fewer(len(alive), self._halving)])
                 all_seeds = np.arange(len(self._keys))
-                kept = chunks.take(chunks.join(states, axis=0), staying, all_seeds, None)
+                kept = chunks.take(chunks.join(states, axis=0), staying, all_seeds)
                 alive = alive[staying]
         return Result(
             best=dict(settings[best]),
@@ -330,21 +333,23 @@ class _Sweep:
         Returns:
           The carries, or after the last record the params to evaluate.
         """
-        pieces = []
+        pieces, place = [], runs.lanes.place
+        chosen = place(chosen, "settings")
         for columns in chunks.split(len(self._keys), seeds_at_once):
-            keys = self._keys[columns]
+            keys = place(self._keys[columns], "seeds")
             if carry_in is None:
                 carry = runs.start(chosen, keys)
             else:
-                carry = chunks.take(*carry_in, columns, runs.sharding)
+                carry = place(chunks.take(*carry_in, columns), "both")
             for number in records:
-                first = jnp.asarray(number * self._plan.every, jnp.int32)
+                first = place(jnp.asarray(number * self._plan.every, jnp.int32), "none")
                 carry, found = runs.advance(carry, chosen, keys, first, self._data)
-                curves.record(settings, columns, number, found)
+                curves.record(settings, columns, number, fetched(found, self._mesh))
                 tick(len(set(settings)) * len(set(columns)) / len(self._keys))
-            pieces.append(
-                (columns, self._evaluated(carry) if records.stop == self._ends[-1] else carry)
-            )
+            kept = self._evaluated(carry) if records.stop == self._ends[-1] else carry
+            if seeds_at_once < len(self._keys):
+                kept = fetched(kept, self._mesh)
+            pieces.append((columns, kept))
         return chunks.join(pieces, axis=1)
 
     def _that_fit(self, names: tuple[str, ...], count: int) -> tuple[tuple[int, int], VmappedRuns]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
 
 import tritia
 from tritia._arguments import with_extra_args
@@ -70,13 +69,13 @@ class VmappedRuns(NamedTuple):
       start: (settings, keys) -> carry.
       advance: (carry, settings, keys, step, data) -> carry, (training losses, values), which are
         arrays (settings, seeds). It takes the carry's buffers for its own.
-      sharding: of every array of a carry; None on one device.
+      lanes: how they are spread.
       bytes: what the compiler says that `advance` needs on each device, data included.
     """
 
     start: Callable[..., Carry]
     advance: Callable[..., tuple[Carry, tuple[jax.Array, jax.Array]]]
-    sharding: NamedSharding | None
+    lanes: Lanes
     bytes: int
 
 
@@ -180,7 +179,7 @@ def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) 
         + used.temp_size_in_bytes
         - used.alias_size_in_bytes
     )
-    return VmappedRuns(start_all, compiled, lanes.sharding("both"), size)
+    return VmappedRuns(start_all, compiled, lanes, size)
 
 
 def iterate(state: Any, params: Any) -> Any:
