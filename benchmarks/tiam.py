@@ -135,6 +135,7 @@ def show_cora(folders: Mapping[str, Path | None], seeds: int) -> None:
         "rho": 1e-3,
         "mu": 0.05,
         "scale_mu": False,
+        "standardize": False,
         "penalty_growth": 1.0,
         "tau": 1e-3,
         "inertia": tritia.Inertia(0.3, 0.3, 0.3),

@@ -76,7 +76,13 @@ def _examples(params: Any) -> dict[str, Any]:
 
 
 # What inject_hyperparams would take for numbers to tune.
-TIAM_STATIC = {"activation_steps": 5, "safeguard": True, "restart": None, "scale_mu": True}
+TIAM_STATIC = {
+    "activation_steps": 5,
+    "safeguard": True,
+    "restart": None,
+    "scale_mu": True,
+    "standardize": True,
+}
 LAYERS = Problem(
     params=_layers,
     gradient=lambda params: jax.tree.map(jnp.zeros_like, params),

@@ -14,7 +14,7 @@ strongly convex losses. `eval_params` gives the parameters to validate and save.
 **Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
 minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
 methods it generalises. `stochastic_tiam` does so on minibatches. `tiam_diagnostics` reports how an
-update went.
+update went, and `params_for_inputs` starts from inputs of any scale.
 
 **Steps by layer, for any model.** `spectral_momentum` trains every kernel, of dense layers,
 convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
@@ -38,6 +38,7 @@ from tritia.alternating import (
     bcd as bcd,
     dlam as dlam,
     mdlam as mdlam,
+    params_for_inputs as params_for_inputs,
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
     tiam_diagnostics as tiam_diagnostics,

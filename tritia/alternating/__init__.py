@@ -78,8 +78,16 @@ compilation), and the same data and weights in the same order at every update. T
 starts z and a from a forward pass and computes the eigendecomposition of the first layer's Gram
 matrix, of size min(num_examples, inputs). Put the solver first in a chain, where `updates` may be
 None; `optax.chain(tritia.tiam(...), optax.scale(0.9))` damps it. Under `optax.inject_hyperparams`
-name num_examples, activation_steps, safeguard, restart and scale_mu in static_args.
+name num_examples, activation_steps, safeguard, restart, scale_mu and standardize in static_args.
 `tiam_diagnostics` reads the objective and more from the state.
+
+## Scale of the inputs
+
+By default the solver standardises inside, so that the weight decay means the same in any units.
+Initial weights do not: `params_for_inputs` adapts those that a library draws, which presume
+standardised inputs. With fewer rows than columns one scale serves all columns: rare columns, which
+hold the words of Cora, are as important as they are large. Minibatches have no standard deviation
+to rely on: standardise the inputs of `stochastic_tiam`.
 
 ## Precision
 
@@ -117,6 +125,7 @@ from tritia.alternating._full_batch.diagnostics import (
 )
 from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
 from tritia.alternating._full_batch.problem import Rejected as Rejected
+from tritia.alternating._full_batch.standard import params_for_inputs as params_for_inputs
 from tritia.alternating._full_batch.state import TiamState as TiamState
 from tritia.alternating._full_batch.tiam import tiam as tiam
 from tritia.alternating._minibatch.block_step import StochasticTiamState as StochasticTiamState

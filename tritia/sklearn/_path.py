@@ -201,7 +201,7 @@ def _transform(
 ) -> optax.GradientTransformationExtraArgs:
     """The solver of a lane; its state depends on neither the decay nor the learning rate."""
     if lanes.solver == "tiam":
-        return tritia.tiam(rows, loss=lanes.loss, mu=mu)  # type: ignore
+        return tritia.tiam(rows, loss=lanes.loss, mu=mu, standardize=False)  # type: ignore
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

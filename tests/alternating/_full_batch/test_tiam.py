@@ -77,7 +77,7 @@ def test_the_objective_is_the_documented_one():
     x, y = make_data()
     before = make_params(D, 8, 5, K)
     rho, gamma, mu, q = 0.02, 0.03, 0.4, 3.0
-    solver = tritia.tiam(N, rho=rho, gamma=gamma, mu=mu, penalty_growth=q)
+    solver = tritia.tiam(N, rho=rho, gamma=gamma, mu=mu, penalty_growth=q, standardize=False)
     params, state = train(solver, before, x, y, 1)
     z = [np.asarray(block, float) for block in state.pre_activations]
     a = [np.asarray(x, float), *(np.asarray(block, float) for block in state.activations)]
@@ -119,7 +119,13 @@ def test_one_layer_of_squared_error_is_ridge_regression(x64):
     y = x @ jnp.ones((D, 2)) + jnp.sin(x[:, :2])
     rho, mu = 0.5, 0.3
     solver = tritia.tiam(
-        N, loss="squared_error", rho=rho, mu=mu, scale_mu=False, inertia=tritia.Inertia()
+        N,
+        loss="squared_error",
+        rho=rho,
+        mu=mu,
+        scale_mu=False,
+        standardize=False,
+        inertia=tritia.Inertia(),
     )
     params, _ = train(solver, make_params(D, 2, dtype=float), x, y, 400)
     centred, target = x - x.mean(0), y - y.mean(0)
@@ -135,7 +141,14 @@ def test_one_layer_of_logistic_regression_reaches_its_optimum(x64):
     x = x.astype(float)
     params = make_params(D, K, dtype=float)
     rho, mu = 1.0, 0.5
-    solver = tritia.tiam(N, rho=rho, mu=mu, scale_mu=False, inertia=tritia.Inertia(0.0, 0.0, 0.5))
+    solver = tritia.tiam(
+        N,
+        rho=rho,
+        mu=mu,
+        scale_mu=False,
+        standardize=False,
+        inertia=tritia.Inertia(0.0, 0.0, 0.5),
+    )
 
     def run(params):
         def body(carry, _):

@@ -18,8 +18,9 @@ from tritia.inertia import Inertia, nesterov_schedule
 def dlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExtraArgs:
     """Deep learning alternating minimisation: forward passes under a shrinking constraint.
 
-    Coupling "inequality", forward block passes, backtracked kernel steps, no inertia; rho = 1e-3
-    and mu = 0.05 for every layer, eps from 100, halved at every update, down to 1e-3.
+    Coupling "inequality", forward block passes, backtracked kernel steps, no inertia, inputs as
+    they are; rho = 1e-3 and mu = 0.05 for every layer, eps from 100, halved at every update, down
+    to 1e-3.
 
     Args:
       num_examples: the rows of inputs and targets.
@@ -43,6 +44,7 @@ def dlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExtr
         "rho": 1e-3,
         "mu": 0.05,
         "scale_mu": False,
+        "standardize": False,
         "penalty_growth": 1.0,
         "eps": halving(100.0, floor=1e-3),
         "inertia": Inertia(),
@@ -79,7 +81,8 @@ def mdlam(num_examples: int, **settings: Any) -> optax.GradientTransformationExt
 def bcd(num_examples: int, **settings: Any) -> optax.GradientTransformationExtraArgs:
     """Block coordinate descent: exact blocks under penalties, backward passes, no inertia.
 
-    One penalty for every coupling and every layer, rho = gamma = 1e-2, and mu = 1e-3.
+    One penalty for every coupling and every layer, rho = gamma = 1e-2, and mu = 1e-3; inputs as
+    they are.
 
     Args:
       num_examples: the rows of inputs and targets.
@@ -104,6 +107,7 @@ def bcd(num_examples: int, **settings: Any) -> optax.GradientTransformationExtra
         "gamma": 1e-2,
         "mu": 1e-3,
         "scale_mu": False,
+        "standardize": False,
         "penalty_growth": 1.0,
         "inertia": Inertia(),
         "safeguard": False,

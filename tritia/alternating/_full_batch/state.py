@@ -3,6 +3,10 @@
 The first block pass starts from a forward pass and takes the eigendecomposition of the first
 layer's Gram matrix. Later ones start from the state. Its fits save them the products of the forward
 direction as long as what they were computed from has not changed.
+
+Where inputs are standardised, everything in the state is of the standardised ones, and `fitted` is
+what the params become for them; the params that come in and the updates that go out are of the
+inputs as they are.
 """
 
 from __future__ import annotations
@@ -22,6 +26,14 @@ from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.diagnostics import Diagnostics, diagnose, no_diagnostics
 from tritia.alternating._full_batch.problem import Displacements, Method, Variables, layer_fits
 from tritia.alternating._full_batch.restart import Restart
+from tritia.alternating._full_batch.standard import (
+    Standard,
+    for_inputs,
+    for_standardised,
+    in_units,
+    measure,
+    standardised,
+)
 from tritia.alternating._network import Network, layers_of, like_params
 
 _REFRESH = 64
@@ -41,12 +53,15 @@ class TiamState(NamedTuple):
       fits: L arrays a_{l-1} W_l + b_l, (n, d_l), in rows of positive weight. An update reuses them
         where it is given the params that the last one returned, in float32 at least, and no row has
         the weight 0.
-      fitted: those params, a tree like params in float32 at least.
-      displacement: how the last update moved the params, a tree like params in float32 at least; ()
+      fitted: those params, as they are for standardised inputs where those are standardised; a tree
+        like params in float32 at least.
+      displacement: how the last update moved `fitted`, a tree like params in float32 at least; ()
         where `predict` and `evaluate` of the kernels are the number 0, which need no memory.
       activation_displacements: L - 1 arrays, or () likewise for the activations.
       tau: (L,), the tau that backtracking accepted last; () for the other kernel steps.
       spectrum: the eigendecomposition of the first layer's Gram matrix, or () where none is kept.
+      standard: the mean and the scale of each column of the inputs, (d_0,) each; () where
+        `standardize` is False.
       fingerprint: some entries of the inputs, to notice when others are passed.
       diagnostics: how the last update went.
     """
@@ -60,6 +75,7 @@ class TiamState(NamedTuple):
     activation_displacements: tuple[jax.Array, ...]
     tau: jax.Array | tuple[()]
     spectrum: Spectrum | tuple[()]
+    standard: Standard | tuple[()]
     fingerprint: jax.Array
     diagnostics: Diagnostics
 
@@ -71,11 +87,13 @@ class Kept(NamedTuple):
       displacement: of the params.
       activation_displacements: of the activations.
       tau: of backtracking.
+      standard: of the columns of the inputs.
     """
 
     displacement: bool
     activation_displacements: bool
     tau: bool
+    standard: bool
 
 
 def initial_state(
@@ -122,6 +140,9 @@ def initial_state(
         activation_displacements=zeros(sizes[1:-1]) if kept.activation_displacements else (),
         tau=jnp.full(depth, _FIRST_TAU, dtype) if kept.tau else (),
         spectrum=spectral,
+        standard=(
+            Standard(jnp.zeros(sizes[0], dtype), jnp.ones(sizes[0], dtype)) if kept.standard else ()
+        ),
         fingerprint=jnp.zeros(fingerprint_size(n, sizes[0]), dtype),
         diagnostics=no_diagnostics(depth, dtype, restarts=method.restart is not None),
     )
@@ -145,20 +166,24 @@ class Start(NamedTuple):
     """What a block pass starts from.
 
     Attributes:
-      variables: the blocks.
+      examples: the rows, with standardised inputs where they are standardised.
+      variables: the blocks, of these inputs.
       fits: L arrays a_{l-1} W_l + b_l of those blocks, (n, d_l).
       displacements: of the last pass.
       tau: (L,), what backtracking tries first, or ().
       spectrum: of the first layer's Gram matrix, or None where none is kept.
+      standard: of the columns of the inputs, or ().
       fingerprint: of the inputs of the first update.
       inputs_changed: whether any update so far has been given other inputs than the first, ().
     """
 
+    examples: Examples
     variables: Variables
     fits: tuple[jax.Array, ...]
     displacements: Displacements
     tau: Any
     spectrum: Spectrum | None
+    standard: Standard | tuple[()]
     fingerprint: jax.Array
     inputs_changed: jax.Array
 
@@ -183,18 +208,33 @@ def resume(
     """
     dtype, weights = examples.inputs.dtype, examples.rows.weights
     first = state.count == 0
-    kernels, biases = layers_of(network, params, dtype)
+    layers = layers_of(network, params, dtype)
     marks = fingerprint(examples.inputs if weights is None else examples.inputs * weights)
     changed = ~first & jnp.any(marks != state.fingerprint)
     changed |= state.diagnostics.inputs_changed
 
     known = layers_of(network, state.fitted, dtype)
-    stale = changed | ~_agree((kernels, biases), known) | (state.count % _REFRESH == 0)
+    standard = _standard(state.standard, examples, first, layers[1][0] is not None)
+    if standard:
+        examples = examples._replace(inputs=standardised(standard, examples.inputs))
+        returned, passed = for_inputs(standard, known), layers
+        agree = _agree(in_units(standard, passed), in_units(standard, returned))
+        # Going there and back again would round the params at every update. The derivative goes.
+        layers = jax.tree.map(
+            lambda new, old: new + jax.lax.stop_gradient(jnp.where(agree, old - new, 0)),
+            for_standardised(standard, passed),
+            known,
+        )
+    else:
+        agree = _agree(layers, known)
+    kernels, biases = layers
+    stale = changed | ~agree | (state.count % _REFRESH == 0)
     if weights is not None:
         # A pass leaves no fit in rows of weight 0; reused, such fits diverge.
         stale |= jnp.any(weights == 0)
     z, a, fits = _blocks(method, state, examples.inputs, kernels, biases, first, stale)
     return Start(
+        examples,
         Variables(kernels, biases, z, a),
         fits,
         Displacements(
@@ -203,6 +243,7 @@ def resume(
         ),
         jnp.maximum(cast(jax.Array, state.tau), 2 * _SMALLEST_TAU) if kept.tau else (),
         _spectrum(method, state.spectrum, examples, first, biases[0] is not None),
+        standard,
         jnp.where(first, marks, state.fingerprint),
         changed,
     )
@@ -214,13 +255,12 @@ def advance(
     params: optax.Params,
     kept: Kept,
     state: TiamState,
-    examples: Examples,
     start: Start,
     result: BlockPassResult,
     restarted: Restart | None,
     place: Callable[[jax.Array], jax.Array],
 ) -> tuple[optax.Updates, TiamState]:
-    """Returns the displacement of the params, in the solver's dtype, and the next state.
+    """Returns the updates of the params, in the solver's dtype, and the next state.
 
     Args:
       method: what shaped the pass.
@@ -228,20 +268,28 @@ def advance(
       params: as the caller passed them.
       kept: what is kept.
       state: of the update before.
-      examples: as the caller passed them.
       start: what the pass started from.
       result: what it returned.
       restarted: the restart before the pass, or None.
       place: gives arrays of n rows their sharding.
     """
     new = result.variables
-    bias_displacements = tuple(
-        None if x is None or y is None else x - y
-        for x, y in zip(new.biases, start.variables.biases, strict=True)
+    layers = (new.kernels, new.biases)
+    moved = (
+        result.displacements.kernels,
+        jax.tree.map(jnp.subtract, new.biases, start.variables.biases),
     )
-    kernel_displacements = result.displacements.kernels
-    displacement = like_params(network, params, kernel_displacements, bias_displacements)
-    return displacement, TiamState(
+    displacement = updates = like_params(network, params, *moved)
+    if start.standard:
+        # To the params that are meant, whatever rounding has made of those that were passed.
+        passed = layers_of(network, params, new.kernels[0].dtype)
+        first = jax.tree.map(jnp.subtract, for_inputs(start.standard, layers), passed)
+        updates = like_params(
+            network,
+            params,
+            *(of_first[:1] + of_all[1:] for of_first, of_all in zip(first, moved, strict=True)),
+        )
+    return updates, TiamState(
         count=cast(jax.Array, optax.safe_increment(state.count)),
         pre_activations=tuple(map(place, new.pre_activations)),
         activations=tuple(map(place, new.activations)),
@@ -251,8 +299,9 @@ def advance(
         activation_displacements=result.displacements.activations,
         tau=result.tau,
         spectrum=() if start.spectrum is None else start.spectrum,
+        standard=start.standard,
         fingerprint=start.fingerprint,
-        diagnostics=diagnose(method, result, examples, start.inputs_changed, restarted),
+        diagnostics=diagnose(method, result, start.examples, start.inputs_changed, restarted),
     )
 
 
@@ -265,6 +314,22 @@ def _spectrum(
     return lockstep_cond(
         first,
         lambda inputs, rows, kept: spectrum(inputs, rows, centred, method.by_rows[0]),
+        lambda inputs, rows, kept: kept,
+        examples.inputs,
+        examples.rows,
+        kept,
+    )
+
+
+def _standard(
+    kept: Standard | tuple[()], examples: Examples, first: jax.Array, centred: bool
+) -> Standard | tuple[()]:
+    """The mean and the scale of the columns: computed at first, kept later."""
+    if not isinstance(kept, Standard):
+        return ()
+    return lockstep_cond(
+        first,
+        lambda inputs, rows, kept: measure(inputs, rows, centred),
         lambda inputs, rows, kept: kept,
         examples.inputs,
         examples.rows,

@@ -81,6 +81,7 @@ def tiam(
     safeguard: bool = True,
     restart: RestartRule | None = None,
     scale_mu: bool = True,
+    standardize: bool = True,
     activation_steps: int = 5,
     layer_order: Sequence[str] | None = None,
     row_sharding: jax.sharding.Sharding | None = None,
@@ -142,6 +143,14 @@ def tiam(
         of the objective does not rise by it; or "always", all of them. The diagnostics then report
         the network's own loss; static.
       scale_mu: whether the weight decay is relative; static.
+      standardize: whether the first layer's block problem, its weight decay included, is one of
+        standardised inputs, measured at the first update; static. Params are of the inputs as they
+        are: the mean and the scale are folded into the first kernel and bias. From params of the
+        same function, columns of any scale and offset then give the same function, to the rounding
+        of the inputs and of the params; `tritia.params_for_inputs` makes such initial params, which
+        are what matters most. Each column is divided by its standard deviation, or by a third of
+        its largest deviation where that is more; with fewer rows than columns, all by one number.
+        Without a bias in the first layer, by root mean squares.
       activation_steps: projected gradient steps of an activation block; coupling "inequality";
         static.
       layer_order: the paths of the layers, such as ("encoder", "decoder"); None takes the natural
@@ -196,6 +205,7 @@ def tiam(
         safeguard=safeguard,
         restart=restart,
         scale_mu=scale_mu,
+        standardize=standardize,
         activation_steps=activation_steps,
     )
     n = check_static_int("num_examples", num_examples, minimum=1)
@@ -209,7 +219,11 @@ def tiam(
     check_number("penalty_growth", penalty_growth, minimum=0.1, maximum=10)
     for name, value in (("mu", mu), ("tau", tau), ("eps", eps)):
         check_number(name, value, minimum=0)
-    for name, value in (("safeguard", safeguard), ("scale_mu", scale_mu)):
+    for name, value in (
+        ("safeguard", safeguard),
+        ("scale_mu", scale_mu),
+        ("standardize", standardize),
+    ):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {value!r}.")
     steps = check_static_int("activation_steps", activation_steps, minimum=1)
@@ -223,6 +237,7 @@ def tiam(
             coupling == "inequality" and reads_displacement(inertias.activations)
         ),
         tau=kernel_step == "backtracking",
+        standard=standardize,
     )
 
     def method_for(network: Network) -> Method:
@@ -327,25 +342,27 @@ def tiam(
         start = resume(method, network, params, kept, state, examples)
         restarted = None
         if restart is not None:
-            restarted = restart_from_network(method, numbers, start.variables, start.fits, examples)
+            restarted = restart_from_network(
+                method, numbers, start.variables, start.fits, start.examples
+            )
             start = start._replace(variables=restarted.variables, fits=restarted.fits)
         result = update_blocks(
             method,
             numbers,
             inertias_at(inertias, state.count),
             start.variables,
-            examples,
+            start.examples,
             displacements=start.displacements,
             tau=start.tau,
             spectrum=start.spectrum,
             known_fits=start.fits,
         )
-        displacement, next_state = advance(
-            method, network, params, kept, state, examples, start, result, restarted, place
+        moved, next_state = advance(
+            method, network, params, kept, state, start, result, restarted, place
         )
         updates = jax.tree.map(
-            lambda moved, leaf: jnp.array(moved, jnp.result_type(leaf), copy=kept.displacement),
-            displacement,
+            lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=kept.displacement),
+            moved,
             params,
         )
         return updates, next_state
