@@ -89,8 +89,8 @@ def spectral_momentum(
       rank: how many singular values are clipped, >= 0; static.
       newton_schulz_steps: how many steps of `tritia.scale_by_newton_schulz` follow, >= 0; static.
         0 suits dense layers on minibatches, where a step would cost as much as the gradient. With
-        2 it is Muon at less than half of Muon's cost: take it for transformers, with `nesterov` and
-        a higher learning rate.
+        2 it is Muon at less than half of Muon's cost: take it for transformers and convolutional
+        networks, with `nesterov` and a higher learning rate.
       input_gram: True preconditions by the Gram matrices of the layers' inputs, which helps most in
         the first epochs and needs a loss made by `tritia.with_layer_inputs`; an
         optimizer such as `tritia.scale_by_input_gram` with other settings is used as it is; static.
