@@ -40,7 +40,7 @@ class Lanes(NamedTuple):
     """
 
     sizes: tuple[int, ...]
-    loss: str
+    loss: Any  # one of LOSSES
     solver: Solver
     batch: int = 32
     learning_rate: float = 1.0
@@ -201,7 +201,7 @@ def _transform(
 ) -> optax.GradientTransformationExtraArgs:
     """The solver of a lane; its state depends on neither the decay nor the learning rate."""
     if lanes.solver == "tiam":
-        return tritia.tiam(rows, loss=lanes.loss, mu=mu, standardize=False)  # type: ignore
+        return tritia.tiam(rows, loss=lanes.loss, mu=mu, standardize=False)
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -214,7 +214,7 @@ def _transform(
             loss=lanes.loss,
             damping=_DAMPING,
             rank=None,
-            step=None,  # type: ignore
+            step=None,
         ),
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale(rate),
