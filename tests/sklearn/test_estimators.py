@@ -228,7 +228,7 @@ def test_a_lane_of_the_path_is_the_solver_alone():
     chosen = result.mu
     params = _he(np.random.default_rng(0), (5, 4, 2))
     rows = training.rows[0, :8]
-    solver = tritia.tiam(8, mu=chosen)
+    solver = tritia.tiam(8, mu=chosen, standardize=False)
     updates, _ = solver.update(None, solver.init(params), params, inputs=x[rows], targets=y[rows])
     for layer, (start, step) in enumerate(zip(params, updates, strict=True)):
         expected = start["kernel"] + step["kernel"]
@@ -247,7 +247,7 @@ def test_a_minibatch_lane_of_the_path_is_the_solver_alone():
     random = np.random.default_rng(0)
     params, _ = _he(random, (5, 4, 2)), _he(random, (5, 4, 2))
     drawn = _draw(random, lanes, data.weights, training, 2)[0]
-    solver = tritia.stochastic_tiam(1.0, loss="squared_error", rank=None, inertia=None)
+    solver = tritia.stochastic_tiam(1.0, loss="squared_error", rank=None, step=None)
     state, last = solver.init(params), params
     for rate, rows in zip([0.5, 0.25], drawn, strict=True):
         ahead = jax.tree.map(lambda u, v: u + 0.9 * (u - v), params, last)
