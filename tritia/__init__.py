@@ -13,8 +13,8 @@ strongly convex losses. `eval_params` gives the parameters to validate and save.
 
 **Layer-wise training.** `tiam` trains a multilayer perceptron on the full batch by alternating
 minimisation, without gradients through the network; `dlam`, `mdlam` and `bcd` are the published
-methods it generalises. `stochastic_tiam` does so on minibatches. `tiam_diagnostics` reports how an
-update went, and `params_for_inputs` starts from inputs of any scale.
+methods it generalises. `stochastic_tiam` does so on minibatches. `tiam_diagnostics` and
+`tiam_network_loss` report how an update went; `params_for_inputs` starts from inputs of any scale.
 
 **Steps by layer, for any model.** `spectral_momentum` trains every kernel, of dense layers,
 convolutions and attention alike, by a step of fixed size whose leading singular values are clipped.
@@ -42,6 +42,7 @@ from tritia.alternating import (
     stochastic_tiam as stochastic_tiam,
     tiam as tiam,
     tiam_diagnostics as tiam_diagnostics,
+    tiam_network_loss as tiam_network_loss,
 )
 from tritia.gradient_flow import (
     DIFFERENCE_SCHEMES as DIFFERENCE_SCHEMES,

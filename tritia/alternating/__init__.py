@@ -79,7 +79,8 @@ starts z and a from a forward pass and computes the eigendecomposition of the fi
 matrix, of size min(num_examples, inputs). Put the solver first in a chain, where `updates` may be
 None; `optax.chain(tritia.tiam(...), optax.scale(0.9))` damps it. Under `optax.inject_hyperparams`
 name num_examples, activation_steps, safeguard, restart, scale_mu and standardize in static_args.
-`tiam_diagnostics` reads the objective and more from the state.
+`tiam_diagnostics` reads the objective and more from the state; `tiam_network_loss` beside its
+`loss` shows how far z and a have left the network.
 
 ## Scale of the inputs
 
@@ -122,6 +123,7 @@ from tritia.alternating._blocks.losses import (
 from tritia.alternating._full_batch.diagnostics import (
     Diagnostics as Diagnostics,
     tiam_diagnostics as tiam_diagnostics,
+    tiam_network_loss as tiam_network_loss,
 )
 from tritia.alternating._full_batch.presets import bcd as bcd, dlam as dlam, mdlam as mdlam
 from tritia.alternating._full_batch.problem import Rejected as Rejected

@@ -119,6 +119,20 @@ def test_the_reported_loss_is_that_of_the_network():
     np.testing.assert_allclose(report.network_loss[jnp.array([0, 2])], expected, rtol=1e-4)
 
 
+def test_the_loss_of_the_network_on_demand():
+    """Against NumPy, with weights, padding and labels; it ignores z and a."""
+    x, y = make_data()
+    (params, _), _ = train(make_params(), x, y, steps=3, restart=None)
+    weights = jnp.where(jnp.arange(N) < 30, 1.0, 0.0)
+    padded = jnp.where(weights[:, None] > 0, x, jnp.nan)
+    found = tritia.tiam_network_loss(params, inputs=padded, targets=y, weights=weights)
+    np.testing.assert_allclose(found, log_loss(outputs(params, x[:30]), y[:30]), rtol=1e-4)
+    with pytest.raises(ValueError, match="first layer takes 6 inputs"):
+        tritia.tiam_network_loss(params, inputs=x[:, :5], targets=y)
+    with pytest.raises(ValueError, match="activation is 'step'"):
+        tritia.tiam_network_loss(params, inputs=x, targets=y, activation="step")
+
+
 def test_nothing_is_reported_where_nothing_restarts():
     (_, state), report = train(make_params(), *make_data(), steps=2, restart=None)
     assert report.network_loss == report.restarted == ()

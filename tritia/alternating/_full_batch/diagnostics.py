@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,10 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from tritia._trees import find_states
-from tritia.alternating._examples import Examples
+from tritia.alternating._arguments import (
+    activation_of_each,
+    resolve_activations,
+    resolve_loss,
+)
+from tritia.alternating._blocks.activations import Activation, ActivationName
+from tritia.alternating._blocks.forward_pass import forward_pass
+from tritia.alternating._blocks.losses import Loss, LossName
+from tritia.alternating._examples import Examples, receive
 from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.problem import Method, Rejected
 from tritia.alternating._full_batch.restart import Restart
+from tritia.alternating._network import layers_of
 
 
 class Diagnostics(NamedTuple):
@@ -32,7 +42,8 @@ class Diagnostics(NamedTuple):
         the first. The state belongs to the first ones.
       network_loss: (), the loss of the outputs that the network itself gives, summed over the rows,
         with the params that the update was given: far above `loss`, it shows that the auxiliary
-        variables have left the network. () where `restart` is None.
+        variables have left the network. () where `restart` is None; `tiam_network_loss` computes it
+        on demand.
       restarted: (), the share of rows whose auxiliary variables were restarted from the network; or
         () likewise.
     """
@@ -133,3 +144,60 @@ def tiam_diagnostics(state: optax.OptState) -> Diagnostics:
     # Unwrapped: nnx.Optimizer keeps each array in a variable.
     leaves = jax.tree.leaves(found[0])
     return Diagnostics(*leaves[:3], Rejected(*leaves[3:6]), *leaves[6:])  # type: ignore
+
+
+def tiam_network_loss(
+    params: optax.Params,
+    *,
+    inputs: jax.typing.ArrayLike,
+    targets: jax.typing.ArrayLike,
+    weights: jax.typing.ArrayLike | None = None,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+    loss: LossName | Loss = "softmax_cross_entropy",
+    layer_order: Sequence[str] | None = None,
+) -> jax.Array:
+    """Returns the loss of the outputs that the network itself gives, summed over the rows.
+
+    Beside `tiam_diagnostics(state).loss`, that of the auxiliary variables, it shows a stall: once
+    it stays far above, z and a have left the network, and `restart="always"` may help. It costs a
+    forward pass, which an update without restarts does not make.
+
+    Args:
+      params: a pytree of dense layers, as `tritia.tiam` takes them.
+      inputs: (n, d_0), any number of rows: of the training rows, to compare with the diagnostics.
+      targets: as of `tritia.tiam`.
+      weights: (n,), sample weights >= 0; rows of weight 0 may hold anything.
+      activation: as of `tritia.tiam`.
+      loss: as of `tritia.tiam`.
+      layer_order: as of `tritia.tiam`.
+
+    Returns:
+      (), in the dtype of the params, float32 at least.
+
+    Raises:
+      ValueError: as `tritia.tiam` and its `update`.
+      TypeError: likewise.
+
+    Examples:
+      >>> import jax.numpy as jnp, tritia
+      >>> params = {"kernel": jnp.array([[1.0], [1.0]])}
+      >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0], [3.0]])
+      >>> print(tritia.tiam_network_loss(params, inputs=x, targets=y, loss="squared_error"))
+      2.0
+    """
+    the_loss = resolve_loss(loss)
+    hidden = resolve_activations(activation, invertible=False)
+    network, examples = receive(
+        "tiam_network_loss",
+        params,
+        inputs,
+        targets,
+        weights,
+        layer_order=layer_order,
+        num_examples=None,
+        loss=the_loss,
+    )
+    activations = activation_of_each(hidden, network)
+    layers = layers_of(network, params, examples.inputs.dtype)
+    outputs = forward_pass(*layers, activations, examples.inputs)[0][-1]
+    return examples.rows.sum(the_loss.value(outputs, examples.targets)[:, None])
