@@ -175,7 +175,7 @@ NUMBERS = tuple(itertools.product((1.4, 2.0, 2.8), (0.3, 0.6)))
 def restart_row(data: Parts, seeds: int) -> list[tuple[float, float]]:
     """By restart, penalty_growth and correction."""
     mean, scale = scalings(data.training[0])[
-        "within 3" if len(data.training[0]) >= data.training[0].shape[1] else "one scale"
+        "within 3" if len(data.training[0]) >= data.training[0].shape[1] else "as they are"
     ]
     scaled = [jnp.asarray((part[0] - mean) / scale, jnp.float32) for part in data[:3]]
     params = networks(data, seeds)

@@ -86,8 +86,9 @@ name num_examples, activation_steps, safeguard, restart, scale_mu and standardiz
 
 By default the solver standardises inside, so that the weight decay means the same in any units.
 Initial weights do not: `params_for_inputs` adapts those that a library draws, which presume
-standardised inputs. With fewer rows than columns one scale serves all columns: rare columns, which
-hold the words of Cora, are as important as they are large. Minibatches have no standard deviation
+standardised inputs. With fewer rows than columns the scale of the inputs is left as it is: rare
+columns, such as the words of Cora, would become noise; there, divide all columns by one number.
+Minibatches have no standard deviation
 to rely on: standardise the inputs of `stochastic_tiam`.
 
 ## Precision

@@ -39,7 +39,7 @@ def mean_and_scale(x, weights, bias=True):
     mean = np.average(x, axis=0, weights=weights) if bias else np.zeros(x.shape[1])
     deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
     if len(x) < x.shape[1]:
-        return mean, np.full(len(mean), np.sqrt(np.mean(deviation**2)))
+        return mean, np.ones(len(mean))
     scale = np.maximum(deviation, np.abs(x - mean).max(axis=0) / 3)
     return mean, np.where(deviation > 0, scale, 1)
 

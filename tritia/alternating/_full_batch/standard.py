@@ -46,11 +46,9 @@ class Standard(NamedTuple):
 def measure(inputs: jax.Array, rows: Rows, centred: bool) -> Standard:
     """Returns the mean and the scale of the columns.
 
-    With at least as many rows as columns, the scale of a column is its standard deviation, or a
-    third of its largest deviation where that is more, so that a rare value does not become a large
-    one; with fewer rows, which would make noise of rare columns, the root mean square of all
-    standard deviations. Columns that are constant to rounding count for
-    nothing, and have the scale 1 where each has its own.
+    The scale of a column is its standard deviation, or a third of its largest deviation where that
+    is more, so that a rare value does not become a large one; 1 where the column is constant to
+    rounding, and where rows are fewer than columns: rare columns would become noise.
 
     Args:
       inputs: (n, d), 0 in rows of weight 0.
@@ -69,11 +67,9 @@ def measure(inputs: jax.Array, rows: Rows, centred: bool) -> Standard:
     variance = rows.mean(apart * apart) - rest * rest
     varies = variance > (10 * jnp.finfo(inputs.dtype).eps * mean) ** 2
     scale = jnp.sqrt(jnp.where(varies, variance, 1))  # no derivative of a root of 0
-    total = jnp.sum(jnp.where(varies, variance, 0)) / d
-    together = jnp.sqrt(jnp.where(total > 0, total, 1))
     largest = jnp.max(jnp.abs(apart), axis=0)
-    apiece = jnp.where(varies, jnp.maximum(scale, largest / _LARGEST), 1)
-    return Standard(mean, jnp.where(counted < d, together, apiece))
+    scaled = varies & (counted >= d)
+    return Standard(mean, jnp.where(scaled, jnp.maximum(scale, largest / _LARGEST), 1))
 
 
 def standardised(standard: Standard, inputs: jax.Array) -> jax.Array:
