@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tritia.alternating._blocks import dense
 from tritia.alternating._blocks.dense import Layer
 from tritia.alternating._blocks.rows import Spectrum
 from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch import safeguard
-from tritia.alternating._full_batch.block_order import visits
+from tritia.alternating._full_batch.block_order import Visit, visits
 from tritia.alternating._full_batch.coefficients import Inertias
 from tritia.alternating._full_batch.problem import (
     Displacements,
@@ -22,6 +22,7 @@ from tritia.alternating._full_batch.problem import (
     Numbers,
     Rejected,
     Variables,
+    layer_fits,
     objective,
 )
 
@@ -77,113 +78,161 @@ def update_blocks(
     Returns:
       The variables after the pass, with what changed on the way.
     """
-    kernels, biases = list(variables.kernels), list(variables.biases)
-    z, a = list(variables.pre_activations), list(variables.activations)
-    depth = len(kernels)
-    dtype = z[0].dtype
-    rows = examples.rows
-    zero = jnp.zeros((), dtype)
-    fits: list[jax.Array | None] = list(known_fits or [None] * depth)
-    moved: list[Any] = [None] * depth
-    taus = list(tau) if len(tau) else [zero] * depth
-    rejected_kernels, rejected_z = [zero] * depth, [zero] * depth
-    rejected_a = [zero] * (depth - 1)
+    state = _pass_from(
+        method, numbers, inertias, variables, examples, displacements, tau, spectrum, known_fits
+    )
+    for visit in visits(method.block_order, len(variables.kernels)):
+        state.update(visit)
 
-    def inputs_of(layer: int) -> jax.Array:
-        return a[layer - 1] if layer else examples.inputs
-
-    def fit_of(layer: int) -> jax.Array:
-        known = fits[layer]
-        if known is None:
-            known = dense.fit(inputs_of(layer), kernels[layer], biases[layer])
-            fits[layer] = known
-        return known
-
-    def update_kernel(layer: int) -> None:
-        current = Layer(kernels[layer], biases[layer], fit_of(layer))
-        displacement = displacements.kernels[layer] if displacements.kernels else None
-        updated, step, taus[layer], rejected_kernels[layer] = safeguard.kernel(
-            method,
-            layer,
-            inputs_of(layer),
-            z[layer],
-            current,
-            displacement,
-            inertias,
-            rho=numbers.rho[layer],
-            mu=numbers.mu[layer],
-            tau=taus[layer] if method.kernel_steps[layer] == "backtracking" else numbers.tau,
-            rows=rows,
-            spectrum=spectrum if layer == 0 else None,
-        )
-        kernels[layer], biases[layer], fits[layer] = updated
-        moved[layer] = step if moved[layer] is None else moved[layer] + step
-
-    def update_output() -> None:
-        layer = depth - 1
-        z[layer], rejected_z[layer] = safeguard.output(
-            method, z[layer], fit_of(layer), examples.targets, inertias.outputs, numbers.rho[layer]
-        )
-
-    def update_pre_activation(layer: int) -> None:
-        if layer == depth - 1:
-            return update_output()
-        block = (
-            safeguard.pre_activation_penalty
-            if method.coupling == "penalty"
-            else safeguard.pre_activation_box
-        )
-        z[layer], rejected_z[layer] = block(
-            method, layer, z[layer], fit_of(layer), a[layer], inertias.pre_activations, numbers
-        )
-        return None
-
-    def update_activation(layer: int) -> None:
-        following = Layer(kernels[layer + 1], biases[layer + 1], fit_of(layer + 1))
-        displacement = displacements.activations[layer] if displacements.activations else None
-        block = (
-            safeguard.activation_penalty
-            if method.coupling == "penalty"
-            else safeguard.activation_box
-        )
-        a[layer], fits[layer + 1], rejected_a[layer] = block(
-            method,
-            layer,
-            a[layer],
-            displacement,
-            z[layer],
-            following,
-            z[layer + 1],
-            inertias.activations,
-            numbers,
-        )
-
-    update = {
-        "pre_activation": update_pre_activation,
-        "kernel": update_kernel,
-        "activation": update_activation,
-    }
-    for block, layer in visits(method.block_order, depth):
-        update[block](layer)
-
-    new = Variables(tuple(kernels), tuple(biases), tuple(z), tuple(a))
-    new_fits = tuple(fit_of(layer) for layer in range(depth))
-    total, loss = objective(method, numbers, new, examples, new_fits)
+    new = Variables(tuple(state.kernels), tuple(state.biases), tuple(state.z), tuple(state.a))
+    fits = tuple(state.fits)
+    total, loss = objective(method, numbers, new, examples, fits)
+    moved = Displacements(
+        tuple(state.moved),
+        optax.tree.sub(new.activations, variables.activations) if displacements.activations else (),
+    )
     return BlockPassResult(
         new,
-        new_fits,
-        Displacements(
-            tuple(moved),
-            optax.tree.sub(new.activations, variables.activations)
-            if displacements.activations
-            else (),
-        ),
-        jnp.stack(taus) if len(tau) else (),
+        fits,
+        moved,
+        jnp.stack(state.tau) if len(tau) else (),
         total,
         loss,
         Rejected(
-            jnp.stack(rejected_kernels),
-            jnp.stack(rejected_z),
-            jnp.stack(rejected_a) if rejected_a else jnp.zeros((0,), dtype),
+            jnp.stack(state.rejected_kernels),
+            jnp.stack(state.rejected_z),
+            jnp.stack(state.rejected_a) if state.rejected_a else jnp.zeros((0,), total.dtype),
         ),
     )
+
+
+def _pass_from(
+    method: Method,
+    numbers: Numbers,
+    inertias: Inertias,
+    variables: Variables,
+    examples: Examples,
+    displacements: Displacements,
+    tau: Any,
+    spectrum: Spectrum | None,
+    known_fits: Sequence[jax.Array] | None,
+) -> _Pass:
+    """Returns a pass that has visited nothing yet; the arguments are those of `update_blocks`."""
+    kernels, biases, z, a = variables
+    depth = len(kernels)
+    zero = jnp.zeros((), z[0].dtype)
+    return _Pass(
+        method,
+        numbers,
+        inertias,
+        examples,
+        displacements,
+        spectrum,
+        kernels=list(kernels),
+        biases=list(biases),
+        z=list(z),
+        a=list(a),
+        fits=list(known_fits or layer_fits(examples.inputs, a, kernels, biases)),
+        moved=[None] * depth,
+        tau=list(tau) if len(tau) else [zero] * depth,
+        rejected_kernels=[zero] * depth,
+        rejected_z=[zero] * depth,
+        rejected_a=[zero] * (depth - 1),
+    )
+
+
+@dataclasses.dataclass
+class _Pass:
+    """A pass under way: what it reads, and lists by layer that every visit updates in place."""
+
+    method: Method
+    numbers: Numbers
+    inertias: Inertias
+    examples: Examples
+    displacements: Displacements
+    spectrum: Spectrum | None
+    kernels: list[jax.Array]
+    biases: list[jax.Array | None]
+    z: list[jax.Array]
+    a: list[jax.Array]
+    fits: list[jax.Array]
+    moved: list[Any]
+    tau: list[jax.Array]
+    rejected_kernels: list[jax.Array]
+    rejected_z: list[jax.Array]
+    rejected_a: list[jax.Array]
+
+    def update(self, visit: Visit) -> None:
+        """Updates the block of a visit."""
+        if visit.block == "kernel":
+            self._kernel(visit.layer)
+        elif visit.block == "activation":
+            self._activation(visit.layer)
+        elif visit.layer == len(self.kernels) - 1:
+            self._output(visit.layer)
+        else:
+            self._pre_activation(visit.layer)
+
+    def _layer(self, layer: int) -> Layer:
+        return Layer(self.kernels[layer], self.biases[layer], self.fits[layer])
+
+    def _kernel(self, layer: int) -> None:
+        past = self.displacements.kernels
+        backtracks = self.method.kernel_steps[layer] == "backtracking"
+        updated, step, tau, self.rejected_kernels[layer] = safeguard.kernel(
+            self.method,
+            layer,
+            self.a[layer - 1] if layer else self.examples.inputs,
+            self.z[layer],
+            self._layer(layer),
+            past[layer] if past else None,
+            self.inertias,
+            rho=self.numbers.rho[layer],
+            mu=self.numbers.mu[layer],
+            tau=self.tau[layer] if backtracks else self.numbers.tau,
+            rows=self.examples.rows,
+            spectrum=self.spectrum if layer == 0 else None,
+        )
+        self.kernels[layer], self.biases[layer], self.fits[layer] = updated
+        before = self.moved[layer]
+        self.moved[layer] = step if before is None else before + step
+        self.tau[layer] = tau
+
+    def _output(self, layer: int) -> None:
+        self.z[layer], self.rejected_z[layer] = safeguard.output(
+            self.method,
+            self.z[layer],
+            self.fits[layer],
+            self.examples.targets,
+            self.inertias.outputs,
+            self.numbers.rho[layer],
+        )
+
+    def _pre_activation(self, layer: int) -> None:
+        penalty = self.method.coupling == "penalty"
+        block = safeguard.pre_activation_penalty if penalty else safeguard.pre_activation_box
+        self.z[layer], self.rejected_z[layer] = block(
+            self.method,
+            layer,
+            self.z[layer],
+            self.fits[layer],
+            self.a[layer],
+            self.inertias.pre_activations,
+            self.numbers,
+        )
+
+    def _activation(self, layer: int) -> None:
+        past = self.displacements.activations
+        penalty = self.method.coupling == "penalty"
+        block = safeguard.activation_penalty if penalty else safeguard.activation_box
+        self.a[layer], self.fits[layer + 1], self.rejected_a[layer] = block(
+            self.method,
+            layer,
+            self.a[layer],
+            past[layer] if past else None,
+            self.z[layer],
+            self._layer(layer + 1),
+            self.z[layer + 1],
+            self.inertias.activations,
+            self.numbers,
+        )
