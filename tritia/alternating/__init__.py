@@ -88,8 +88,7 @@ By default the solver standardises inside, so that the weight decay means the sa
 Initial weights do not: `params_for_inputs` adapts those that a library draws, which presume
 standardised inputs. With fewer rows than columns the scale of the inputs is left as it is: rare
 columns, such as the words of Cora, would become noise; there, divide all columns by one number.
-Minibatches have no standard deviation
-to rely on: standardise the inputs of `stochastic_tiam`.
+Minibatches have no standard deviation to rely on: standardise the inputs of `stochastic_tiam`.
 
 ## Precision
 
