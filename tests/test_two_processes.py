@@ -1,6 +1,7 @@
 """Two processes of four devices each, as on two hosts, and a checkpoint that outlives them."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import socket
@@ -88,8 +89,6 @@ def test_two_processes_share_a_sweep(tmp_path):
             process.kill()
             process.wait()
             log.close()
-    alone = worker.sweeps()
-    chunks = {"chunks of seeds": alone["seeds"], "chunks of settings": alone["halving"]}
-    for name, result in {**alone, **chunks}.items():
-        for number in range(2):
-            _close(tmp_path / f"{name}-{number}.npz", worker.numbers(result))
+    for name, result in worker.sweeps().items():
+        for number, way in itertools.product(range(2), ("", " in chunks")):
+            _close(tmp_path / f"{name}{way}-{number}.npz", worker.numbers(result))

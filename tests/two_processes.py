@@ -83,17 +83,16 @@ def sweeps(mesh=None):
         mesh=mesh,
     )
     rates = tritia.sweeps.grid(learning_rate=np.geomspace(0.01, 0.3, 18))
-    seeds = run(rates[:1], seeds=24, batch=noisy)
-    found = {
-        "seeds": seeds,
-        "halving": run(rates, batch=noisy, halving=tritia.sweeps.Halving(3, 2)),
+    tasks = {
+        "seeds": functools.partial(run, rates[:1], seeds=24, batch=noisy),
+        "settings": functools.partial(run, rates, batch=noisy, halving=tritia.sweeps.Halving(3, 1)),
     }
+    found = {name: task() for name, task in tasks.items()}
     if mesh is not None:
-        parts = {"batch": noisy, "memory": seeds.bytes - 1}
-        found["chunks of seeds"] = run(rates[:1], seeds=24, **parts)
-        found["chunks of settings"] = run(rates, halving=tritia.sweeps.Halving(3, 2), **parts)
-        for name in ("chunks of seeds", "chunks of settings"):
-            assert max(found[name].at_once) < 18
+        for name, task in tasks.items():
+            whole = found[name]
+            part = found[f"{name} in chunks"] = task(memory=whole.bytes - 1)
+            assert max(part.at_once) < max(whole.at_once)
     return found
 
 
