@@ -124,6 +124,7 @@ class Case:
     multi_steps: bool = True  # works inside optax.MultiSteps
     wide_memory: bool = True  # its memory has digits of its own, not only copies of gradients
     alias: bool = False  # another case runs the same code: only its arguments are tested
+    variant: bool = False  # another case runs most of its code: its tests are slow ones
 
     def make(self, **numbers: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the transform, with some numbers replaced."""
@@ -317,6 +318,7 @@ CASES = [
             ),
             complex_params=False,
             masked=False,
+            variant=name != "tiam",
         )
         for name, factory, numbers, static in (
             (
@@ -356,6 +358,7 @@ CASES = [
             ),
             complex_params=False,
             masked=False,
+            variant=name != "",
         )
         for name, rate, step in (
             ("", 0.03, tritia.SpectralStep(rank=1)),
@@ -419,6 +422,7 @@ CASES = [
                 ({"axes": 3}, TypeError, "axes"),
                 ({"is_matrix": "kernel"}, TypeError, "is_matrix"),
             ),
+            variant=name != "",
         )
         for name, static in (
             ("", {"rank": 1, "newton_schulz_steps": 0, "nesterov": False}),
@@ -447,7 +451,10 @@ RUN = [case for case in CASES if not case.alias]
 
 def each(cases: list[Case]) -> Any:
     """Gives a test every one of these cases as its argument `case`."""
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+    slow = {case: [pytest.mark.slow] if case.variant else [] for case in cases}
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, marks=slow[case], id=case.name) for case in cases]
+    )
 
 
 def step(case: Case, optimizer: Any, params: Any, state: Any, **extra: Any) -> tuple[Any, Any]:

@@ -41,7 +41,11 @@ every_tuned_case = _each([case for case in RUN if case.numbers])
 every_case_slow_for_solvers = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=[] if case.problem.any_tree else pytest.mark.slow, id=case.name)
+        pytest.param(
+            case,
+            marks=pytest.mark.slow if case.variant or not case.problem.any_tree else [],
+            id=case.name,
+        )
         for case in RUN
     ],
 )

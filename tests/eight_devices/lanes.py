@@ -81,7 +81,10 @@ def _agree(spread, alone):
     )
 
 
-@pytest.mark.parametrize(("settings", "seeds"), [(16, 1), (11, 3), (2, 8)])
+@pytest.mark.parametrize(
+    ("settings", "seeds"),
+    [(11, 3), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((16, 1), (2, 8)))],
+)
 def test_results_do_not_depend_on_the_number_of_devices(settings, seeds):
     alone = _run("difference", _rates(settings), 1, seeds=seeds)
     for devices in (None, 3):  # None: all of them
@@ -102,7 +105,7 @@ def test_a_solver_is_spread():
     _agree(*(_run("stochastic_tiam", _rates(8), devices, seeds=2) for devices in (None, 1)))
 
 
-@pytest.mark.parametrize("memory", [None, 30_000])
+@pytest.mark.parametrize("memory", [pytest.param(None, marks=pytest.mark.slow), 30_000])
 def test_halving(memory):
     options = {"seeds": 3, "halving": Halving(), "memory": memory}
     spread = _run("difference", _rates(18), None, **options)
@@ -111,7 +114,7 @@ def test_halving(memory):
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [40, 1])
+@pytest.mark.parametrize("settings", [40, pytest.param(1, marks=pytest.mark.slow)])
 def test_chunks_fit_the_memory_of_each_device(settings):
     seeds = 40 // settings
     whole = _run("difference", _rates(settings), None, seeds=seeds)
@@ -172,7 +175,10 @@ def test_seeds_of_a_comparison_are_spread_and_gone_on_with_anywhere(bench):
         np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("rates", "seeds"), [(11, 2), (2, 3), (0, 3)])
+@pytest.mark.parametrize(
+    ("rates", "seeds"),
+    [(11, 2), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((2, 3), (0, 3)))],
+)
 def test_tuning_is_spread(bench, rates, seeds):
     """The rates, the seeds, and the seeds of an optimizer without any number to tune."""
     settings = [{"learning_rate": rate} for rate in np.geomspace(0.01, 1, rates)] or [{}]

@@ -16,7 +16,7 @@ import tritia
 from benchmarks.collectives import bytes_of_collectives, shapes
 
 # 9 rows a device, fewer than there are inputs; no width is a number of rows.
-N, INPUTS, CLASSES = 72, 100, 3
+N, INPUTS, CLASSES = 104, 100, 3
 STEPS = 3
 MESHES = {
     kind: jax.make_mesh((8,), ("data",), axis_types=(getattr(AxisType, kind),))
@@ -97,10 +97,11 @@ CASES = {
     "difference": Trained(lambda n, rows: tritia.difference(0.05), _gradient),
     "rk4": Trained(lambda n, rows: tritia.rk4(0.05), _gradient),
 }
+QUICK = {"tiam", "stochastic_tiam", "difference"}
 each_case = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.slow if name == "tiam_pipeline" else [], id=name)
+        pytest.param(case, marks=[] if name in QUICK else pytest.mark.slow, id=name)
         for name, case in CASES.items()
     ],
 )
@@ -154,7 +155,15 @@ def test_as_on_one_device_and_nothing_but_sums_travels(case, kind):
     assert bytes_of_collectives(twice) == sent
 
 
-@pytest.mark.parametrize("name", ["stochastic_tiam", "spectral_momentum", "difference", "rk4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stochastic_tiam",
+        "difference",
+        pytest.param("spectral_momentum", marks=pytest.mark.slow),
+        pytest.param("rk4", marks=pytest.mark.slow),
+    ],
+)
 def test_under_shard_map(name):
     """Each device computes the gradient of its rows, and all take the mean."""
     case = CASES[name]
