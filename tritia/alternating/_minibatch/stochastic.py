@@ -89,10 +89,10 @@ def stochastic_tiam(
     descent with the learning rate :math:`\eta / \lambda_l`. With the default damping and heavy
     ball 0.3 to 3 is usual, decayed to 0 over the run.
 
-    With six layers or more the size of each layer's step and its weight decay matter more than the
-    targets, and the step of a fixed size is ahead: on MNIST after 3 epochs, 0.983 against 0.974
-    with inertia. Inertia is cheaper by a fifth, moves by the minimisers themselves, and takes exact
-    targets.
+    The step of a fixed size ends ahead where the learning rate falls to 0: on MNIST after 8 epochs,
+    0.9866 against 0.9828 with three layers and 0.9864 against 0.9767 with six. Inertia is cheaper
+    by a quarter or more, sooner at 0.98 with three layers, moves by the minimisers themselves, and
+    takes exact targets.
 
     **None**: the updates are D, for a chain or a wrapper of your own, and `eval_params` has nothing
     to read.
