@@ -300,7 +300,7 @@ def variants(dataset: datasets.Dataset, arguments: argparse.Namespace) -> None:
     trainer = Trainer(dataset, network, 1, arguments.short_epochs)
     entries = [Entry("adam", OPTIMIZERS["adam"], 128, {"learning_rate": 1e-3})]
     split = jax.tree.map(lambda leaf: leaf[0], trainer.bench.splits)
-    inputs, _ = training.gather("classification", trainer.bench.rows, split, split.training)
+    inputs, _ = training.gather(trainer.bench.dataset, trainer.bench.rows, split, split.training)
     known = {"first Gram matrix given": {"input_gram": gram(inputs)}}
     for label, settings in {**VARIANTS, **known}.items():
         optimizer = with_inertia(**settings)

@@ -7,6 +7,7 @@ Run `python -m benchmarks.tiam PART... [--cora FOLDER] [--mnist FOLDER]` with an
   cora       mean of 10 seeds by iteration: the defaults, and the setting nearest to the paper
   inertia    iterations to the same objective, with and without inertia
   mnist      test accuracy on MNIST with all rows at once, by how its pixels are scaled
+  rows       5000, 10 000 and 60 000 rows of MNIST at once, beside Adam and L-BFGS on all of them
   orders     the orders of the pass: accuracy, and updates to an accuracy, 3 to 24 layers
 
 and it prints Markdown. Data sets whose folder is not given are left out.
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import tritia
 from benchmarks.families import outputs, perceptron
@@ -70,7 +74,7 @@ def curves(
     """Trains all seeds at once and evaluates after each iteration."""
     bench = training.prepare(data, (HIDDEN,) * (depth - 1), seeds, None)
     compiled = training.compile_training(bench, optimizer, {})
-    return training.train(bench, optimizer, compiled, iterations)
+    return training.train(bench, optimizer, compiled, iterations)[0]
 
 
 def show_defaults(
@@ -303,6 +307,104 @@ def show_mnist(folders: Mapping[str, Path | None], seeds: int) -> None:
     table(["pixels", *(f"after {at}" for at in (1, 5, 10, 20))], rows())
 
 
+def show_rows(folders: Mapping[str, Path | None], seeds: int) -> None:
+    """The more rows, the more the auxiliary variables leave the network: restarts, and peers."""
+    del seeds
+    data = load("mnist", folders)
+    if data is None:
+        return
+    pixels, labels = jnp.asarray(data.inputs), jnp.asarray(data.targets)
+    test = datasets.split(data, 0).test
+    fitted = np.setdiff1d(np.arange(len(labels)), test)
+    falling = optax.exponential_decay(0.1, 20, 0.01)
+    tiam = functools.partial(tritia.tiam, restart="always")
+    methods: Mapping[str, Callable[[int], Any]] = {
+        "tiam, defaults": tritia.tiam,
+        'restart="always"': tiam,
+        "the same, mu = 0.03": lambda n: tiam(n, mu=0.03),
+        "the same, mu falling from 0.1 to 0.001": lambda n: tiam(n, mu=falling),
+        "the same, triple inertia 0.5": lambda n: tritia.triple_inertia(
+            tiam(n, mu=falling), predict=0.5
+        ),
+        **{f"Adam, {rate}": lambda n, rate=rate: optax.adam(rate) for rate in (1e-3, 3e-3, 1e-2)},
+        "L-BFGS": lambda n: optax.lbfgs(),
+    }
+    print(
+        "784-256-256-10, pixels between 0 and 1, all rows at once, one seed: test / training"
+        " accuracy after 5, 10, 20 updates, and when the CPU time of 20 updates of tiam's defaults"
+        " is over.\n"
+    )
+    for count in (5_000, 10_000, 60_000):
+        print(f"{count} rows:\n")
+        chosen, limit, found = fitted[:count], np.inf, []
+        for label, make in methods.items():
+            cells, seconds, updates = _updates_of(make(count), pixels, labels, chosen, test, limit)
+            limit = 20 * seconds if label == "tiam, defaults" else limit
+            found.append([label, *cells, f"{seconds:.3g}", str(updates)])
+        head = [
+            "",
+            "after 5",
+            "after 10",
+            "after 20",
+            "at equal time",
+            "CPU s an update",
+            "updates",
+        ]
+        table(head, found)
+
+
+def _updates_of(
+    solver: optax.GradientTransformation,
+    inputs: jax.Array,
+    targets: jax.Array,
+    rows: np.ndarray,
+    test: np.ndarray,
+    limit: float,
+) -> tuple[list[str], float, int]:
+    """At least 20 updates; returns accuracies, the CPU seconds of an update and their number."""
+    x, y = inputs[rows], targets[rows]
+    solver = optax.with_extra_args_support(solver)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs(params, x), y)
+        return jnp.mean(losses)
+
+    @jax.jit
+    def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
+        value, gradient = jax.value_and_grad(loss)(params, x, y)
+        updates, state = solver.update(
+            gradient,
+            state,
+            params,
+            inputs=x,
+            targets=y,
+            value=value,
+            grad=gradient,
+            value_fn=lambda params: loss(params, x, y),
+        )
+        return optax.apply_updates(params, updates), state
+
+    @jax.jit
+    def accuracy(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.mean(outputs(params, x).argmax(axis=1) == y)
+
+    def cell(params: Any) -> str:
+        tested = accuracy(params, inputs[test], targets[test])
+        return f"{tested:.3f} / {accuracy(params, x, y):.3f}"
+
+    params = perceptron((784, 256, 256, 10))
+    state = solver.init(params)
+    program = step.lower(params, state, x, y).compile()
+    cells, spent, done = [], 0.0, 0
+    while done < 20 or (np.isfinite(limit) and spent * (done + 1) / done < limit):
+        began = time.process_time()
+        params, state = jax.block_until_ready(program(params, state, x, y))
+        spent, done = spent + time.process_time() - began, done + 1
+        if done in (5, 10, 20):
+            cells.append(cell(params))
+    return [*cells, cell(params)], spent / done, done
+
+
 def show_orders(folders: Mapping[str, Path | None], seeds: int) -> None:
     """The orders of the pass, over data sets and depths."""
     goals, orders = (0.9, 0.95), ("backward", "red_black", "pipeline")
@@ -397,6 +499,7 @@ PARTS: Mapping[str, Callable[[Mapping[str, Path | None], int], None]] = {
     "cora": show_cora,
     "inertia": show_inertia,
     "mnist": show_mnist,
+    "rows": show_rows,
     "orders": show_orders,
 }
 

@@ -133,7 +133,7 @@ def levenberg_marquardt(bench: training.Bench, epochs: int) -> Side:
     unravel = flatten(at_seed(bench.initial, 0))[1]
 
     def residuals(flat: jax.Array, split: Any) -> tuple[jax.Array, None]:
-        inputs, targets = training.gather("regression", bench.rows, split, split.training)
+        inputs, targets = training.gather(bench.dataset, bench.rows, split, split.training)
         return (bench.net.apply(unravel(flat), inputs) - targets).ravel(), None
 
     @equinox.filter_jit
