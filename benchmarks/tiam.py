@@ -380,7 +380,7 @@ def _updates_of(
             targets=y,
             value=value,
             grad=gradient,
-            value_fn=lambda params: loss(params, x, y),
+            value_fn=lambda params, **examples: loss(params, x, y),
         )
         return optax.apply_updates(params, updates), state
 
