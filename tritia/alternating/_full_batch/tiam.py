@@ -160,7 +160,9 @@ def tiam(
         devices in equal parts, such as `NamedSharding(mesh, PartitionSpec("data"))`; z and a are
         placed by it and no n x n system is formed. It lies on the devices of the inputs, targets
         and params. None leaves where z and a are to the compiler, or, where params lie on a mesh
-        with explicit axes, puts all of them on every device.
+        with explicit axes, puts all of them on every device. Kernels that are split over devices
+        are gathered for their solves; params and what is shaped like them stay split between
+        updates.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, inputs=,
