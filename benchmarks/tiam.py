@@ -338,7 +338,9 @@ def show_rows(folders: Mapping[str, Path | None], seeds: int) -> None:
         print(f"{count} rows:\n")
         chosen, limit, found = fitted[:count], np.inf, []
         for label, make in methods.items():
-            cells, seconds, updates = _updates_of(make(count), pixels, labels, chosen, test, limit)
+            cells, seconds, updates = _updates_of(
+                make(count), pixels, labels, chosen, test, limit, label == "L-BFGS"
+            )
             limit = 20 * seconds if label == "tiam, defaults" else limit
             found.append([label, *cells, f"{seconds:.3g}", str(updates)])
         head = [
@@ -360,6 +362,7 @@ def _updates_of(
     rows: np.ndarray,
     test: np.ndarray,
     limit: float,
+    searches: bool,
 ) -> tuple[list[str], float, int]:
     """At least 20 updates; returns accuracies, the CPU seconds of an update and their number."""
     x, y = inputs[rows], targets[rows]
@@ -372,16 +375,11 @@ def _updates_of(
     @jax.jit
     def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
         value, gradient = jax.value_and_grad(loss)(params, x, y)
-        updates, state = solver.update(
-            gradient,
-            state,
-            params,
-            inputs=x,
-            targets=y,
-            value=value,
-            grad=gradient,
-            value_fn=lambda params, **examples: loss(params, x, y),
-        )
+        # Optax's line search takes no other arguments than those of its function.
+        given: dict[str, Any] = {"inputs": x, "targets": y}
+        if searches:
+            given = {"value": value, "grad": gradient, "value_fn": lambda w: loss(w, x, y)}
+        updates, state = solver.update(gradient, state, params, **given)
         return optax.apply_updates(params, updates), state
 
     @jax.jit

@@ -95,8 +95,8 @@ Minibatches have no standard deviation to rely on: standardise the inputs of `st
 Accelerators round the operands of a float32 matrix product, to TF32 or bfloat16, unless asked not
 to, and no product here asks: kernels are solved for as corrections, and the safeguard compares sums
 of squares, which are not products of matrices. With rounded operands networks learn as well; under
-TF32 the objective falls as ever, under bfloat16 it may rise by a few per cent in an update. Where
-penalties are small enough for that to matter, or the objective itself is wanted,
+TF32 the objective falls as ever. Under bfloat16, once it is small, it may rise in an update, by up
+to 0.4 of itself in the problems that were tried, and ends up to a half higher. Where that matters,
 `jax.default_matmul_precision("highest")` around the update asks for every product in full.
 
 ## References
