@@ -340,7 +340,7 @@ def _div(figure: Any, name: str) -> str:
 
 def _machine(config: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("device", "devices", "processors", "platform")
-    return {**config["versions"], **{part: config[part] for part in parts}}
+    return {**config["versions"], **{part: config[part] for part in parts if part in config}}
 
 
 def _written(value: Any) -> str:

@@ -248,7 +248,7 @@ def markdown(
 
 
 def _spread(config: Mapping[str, Any]) -> str:
-    devices = config["devices"]
+    devices = config.get("devices", 1)
     return "" if devices == 1 else f", {devices} of them, over which the seeds were spread"
 
 
