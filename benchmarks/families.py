@@ -115,9 +115,9 @@ def transformer(width: int = 256, layers: int = 12, words: int = 2048, dtype: An
     return {"embedding": normal(words, width), **blocks, "norm": norm()}
 
 
-def perceptron(sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+def perceptron(sizes: Sequence[int], seed: Any = 0) -> list[dict[str, jax.Array]]:
     """He-initialised dense layers between these widths."""
-    keys = jax.random.split(jax.random.key(0), len(sizes) - 1)
+    keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
     return [
         {"kernel": jax.random.normal(key, (i, o)) * (2 / i) ** 0.5, "bias": jnp.zeros(o)}
         for key, (i, o) in zip(keys, itertools.pairwise(sizes), strict=True)

@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 import tritia
-from benchmarks.families import outputs, perceptron
+from benchmarks.families import classification_loss, outputs, perceptron
 from benchmarks.tiam_cost import tiam_step
 from benchmarks.timing import add_parts, header, table
 from tritia._compare import datasets, training
@@ -343,16 +343,8 @@ def show_rows(folders: Mapping[str, Path | None], seeds: int) -> None:
             )
             limit = 20 * seconds if label == "tiam, defaults" else limit
             found.append([label, *cells, f"{seconds:.3g}", str(updates)])
-        head = [
-            "",
-            "after 5",
-            "after 10",
-            "after 20",
-            "at equal time",
-            "CPU s an update",
-            "updates",
-        ]
-        table(head, found)
+        marks = ("after 5", "after 10", "after 20", "at equal time")
+        table(["", *marks, "CPU s an update", "updates"], found)
 
 
 def _updates_of(
@@ -368,17 +360,14 @@ def _updates_of(
     x, y = inputs[rows], targets[rows]
     solver = optax.with_extra_args_support(solver)
 
-    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs(params, x), y)
-        return jnp.mean(losses)
-
     @jax.jit
     def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params, x, y)
+        value, gradient = jax.value_and_grad(classification_loss)(params, x, y)
         # Optax's line search takes no other arguments than those of its function.
         given: dict[str, Any] = {"inputs": x, "targets": y}
         if searches:
-            given = {"value": value, "grad": gradient, "value_fn": lambda w: loss(w, x, y)}
+            given = {"value": value, "grad": gradient}
+            given["value_fn"] = lambda params: classification_loss(params, x, y)
         updates, state = solver.update(gradient, state, params, **given)
         return optax.apply_updates(params, updates), state
 

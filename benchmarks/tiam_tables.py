@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 import tritia
-from benchmarks.families import outputs
+from benchmarks.families import outputs, perceptron
 from benchmarks.tables import CHOSEN_ON, find_tables
 from benchmarks.timing import add_parts, header
 from tritia._compare import datasets
@@ -70,18 +70,6 @@ def data_set(name: str, folder: Path | None) -> Parts:
         y = (y - split.target_shift) * split.target_scale
     found = [(x[rows], y[rows]) for rows in (split.training, split.validation, split.test)]
     return Parts(*found, data.classes)
-
-
-def initial(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
-    """He's initial weights."""
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [
-        {
-            "kernel": jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5,
-            "bias": jnp.zeros(shape[1]),
-        }
-        for key, shape in zip(keys, itertools.pairwise(sizes), strict=True)
-    ]
 
 
 def trainer(data: Parts, **settings: Any) -> Callable[..., tuple[float, float]]:
@@ -131,7 +119,7 @@ def networks(data: Parts, seeds: int) -> Any:
     """Initial params with a first axis of seeds."""
     width = data.training[1].shape[1] if data.classes is None else data.classes
     sizes = (data.training[0].shape[1], 100, 100, width)
-    return jax.vmap(lambda seed: initial(jax.random.key(seed), sizes))(jnp.arange(seeds))
+    return jax.vmap(lambda seed: perceptron(sizes, seed))(jnp.arange(seeds))
 
 
 def scalings(x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

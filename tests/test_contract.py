@@ -518,11 +518,13 @@ def test_map_params_sees_every_copy_of_the_params(case):
             **settings,
         )
 
+    settings = {}
     if any(map(_is_masked, itertools.chain(*copies))):
         with pytest.raises(ValueError, match="MaskedNode"):
             map_params()
         seen.clear()
-    chex.assert_trees_all_equal(map_params(is_leaf=_is_masked), state)
+        settings = {"is_leaf": _is_masked}
+    chex.assert_trees_all_equal(map_params(**settings), state)
     expected = [pair for copy in copies for pair in zip(copy, jax.tree.leaves(params), strict=True)]
     assert [tuple(map(id, pair)) for pair in seen] == [tuple(map(id, pair)) for pair in expected]
 

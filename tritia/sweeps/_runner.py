@@ -236,17 +236,13 @@ class _Sweep:
         self._memory, self._mesh = memory, mesh
         self._maximise, self._progress = maximise, progress
         self._compiled: dict[tuple[tuple[str, ...], tuple[int, int], Lanes], VmappedRuns] = {}
-        self._evaluated = jax.jit(
-            jax.vmap(
-                jax.vmap(
-                    lambda carry: (
-                        plan.evaluation_params(carry.state, carry.params)
-                        if carry.best is None
-                        else carry.best[1]
-                    )
-                )
-            )
-        )
+
+        def evaluated(carry: Carry) -> Any:
+            if carry.best is not None:
+                return carry.best[1]
+            return plan.evaluation_params(carry.state, carry.params)
+
+        self._evaluated = jax.jit(jax.vmap(jax.vmap(evaluated)))
 
     def __call__(self, settings: Sequence[Mapping[str, float]]) -> Result:
         names, table = _table(settings)
