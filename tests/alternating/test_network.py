@@ -32,6 +32,23 @@ def test_lists_are_taken_in_natural_order():
     assert [float(kernel[0, 0]) for kernel in kernels] == list(range(12))
 
 
+def test_stacked_layers_are_layers_like_others():
+    params = {
+        "first": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)},
+        "middle": {"kernel": jnp.arange(32.0).reshape(2, 4, 4), "bias": jnp.zeros((2, 4))},
+        "output": {"kernel": jnp.ones((4, 1))},
+    }
+    network = find_layers(params)
+    assert network.names == ("first", "middle[0]", "middle[1]", "output")
+    assert network.sizes == (3, 4, 4, 4, 1)
+    assert len(network.kernel_leaves) == 3
+    kernels, biases = layers_of(network, params, jnp.float32)
+    np.testing.assert_array_equal(kernels[2], params["middle"]["kernel"][1])
+    again = like_params(network, params, [2 * kernel for kernel in kernels], biases)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, params)  # the biases are 0
+    jax.tree.map(np.testing.assert_array_equal, again, doubled)
+
+
 def test_linen():
     class MLP(linen.Module):
         @linen.compact
@@ -122,7 +139,15 @@ def test_an_order_that_numbers_or_shapes_decide_is_taken():
             {"a": {"kernel": jnp.ones(3)}},
             r"kernel of shape \(3,\), which is not that of a dense layer",
         ),
-        ({"a": {"kernel": jnp.ones((2, 4, 4))}}, "or of layers stacked by nnx.vmap or a scan"),
+        (
+            {"a": {"kernel": jnp.ones((3, 4, 5))}},
+            r"\(3, 4, 5\), which is that of a convolution, or of stacked layers of which none fits",
+        ),
+        ({"a": {"kernel": jnp.ones((2, 3, 4, 5))}}, "that of a convolution;"),
+        (
+            {"a": {"kernel": jnp.ones((2, 4, 4)), "bias": jnp.ones(4)}},
+            r"a bias of shape \(4,\); the bias must have shape \(2, 4\)",
+        ),
         ({"linear": {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}}, r"Haiku's `w` and `b`: pass \{'k"),
         ({"a": {"weight": jnp.ones((4, 3)), "bias": jnp.ones(4)}}, "Equinox's `weight`.*weight.T"),
         ([(jnp.ones((3, 4)), jnp.ones(4))], r"'0/0'.*have no names: pass \{'kernel': W, 'bias': b"),

@@ -4,6 +4,9 @@ Layers are found by the names in the tree: every array called `kernel` belongs t
 array called `bias` beside it if there is one. That covers nested dicts and lists, Flax Linen's
 params and the `nnx.State` of an NNX module, without importing Flax. Layers are taken in the natural
 order of their paths (`layers/2` before `layers/10`), or in the order that the user gives.
+
+A kernel of three axes is that of equal layers stacked along the first, as `nnx.vmap` and `nnx.scan`
+make them; its bias has two.
 """
 
 from __future__ import annotations
@@ -18,20 +21,38 @@ import jax.numpy as jnp
 import optax
 
 
+class Place(NamedTuple):
+    """Where a layer's kernel or bias is in params.
+
+    Attributes:
+      leaf: its position among the leaves.
+      index: its place along the first axis of a leaf of stacked layers; None for a leaf of its own.
+    """
+
+    leaf: int
+    index: int | None = None
+
+
 class Network(NamedTuple):
     """Where the layers of a network are in its params.
 
     Attributes:
-      names: the path of each layer, such as "layers/0", in the order of the layers.
-      kernels: the position of each layer's kernel among the leaves of params.
-      biases: the position of each layer's bias, or None for a layer without one.
+      names: the path of each layer, such as "layers/0", in the order of the layers; of a stacked
+        one with its index, such as "layers[0]".
+      kernels: the place of each layer's kernel.
+      biases: the place of each layer's bias, or None for a layer without one.
       sizes: (d_0, d_1, ..., d_L): the width of the inputs and of each layer's output.
     """
 
     names: tuple[str, ...]
-    kernels: tuple[int, ...]
-    biases: tuple[int | None, ...]
+    kernels: tuple[Place, ...]
+    biases: tuple[Place | None, ...]
     sizes: tuple[int, ...]
+
+    @property
+    def kernel_leaves(self) -> tuple[int, ...]:
+        """The positions of the leaves that hold kernels, each once."""
+        return tuple(dict.fromkeys(place.leaf for place in self.kernels))
 
 
 _PARTS = ("kernel", "bias")
@@ -47,7 +68,8 @@ def find_layers(
     """Finds the dense layers in `params` and checks that each fits the next.
 
     Args:
-      params: a pytree whose leaves are kernels (d, k) and biases (k,), called `kernel` and `bias`.
+      params: a pytree whose leaves are kernels (d, k) and biases (k,), or (m, d, d) and (m, d) for m
+        equal layers, called `kernel` and `bias`.
       layer_order: the paths of all layers, first layer first, such as ("encoder", "decoder"); None
         takes the natural order of the paths.
       solver: the name of the caller, for the messages.
@@ -58,7 +80,7 @@ def find_layers(
 
     Raises:
       ValueError: a leaf is not part of a dense layer, a kernel is missing or has another number of
-        axes than 2, a bias doesn't fit its kernel, a layer doesn't fit the next one, the
+        axes than 2 or 3, a bias doesn't fit its kernel, a layer doesn't fit the next one, the
         order of the layers is not known, or
         `layer_order` does not list every layer once.
       TypeError: a leaf is not of a real floating dtype.
@@ -76,14 +98,8 @@ def find_layers(
                 f" `bias` of a dense layer; {solver} takes multilayer perceptrons only, without"
                 f" normalisation, convolution, embedding or attention.{_naming_hint(layer)}"
             )
-        if part == "kernel" and len(shape) != 2:
-            kind = "that of a convolution" if len(shape) > 2 else "not that of a dense layer"
-            if len(shape) == 3:
-                kind = "that of a convolution, or of layers stacked by nnx.vmap or a scan"
-            raise ValueError(
-                f"layer {layer!r} has a kernel of shape {shape}, which is {kind}; {solver} needs"
-                " one kernel of shape (inputs, outputs) for each layer."
-            )
+        if part == "kernel":
+            _check_kernel(layer, shape, solver)
         _check_dtype(layer, part, leaf, solver)
         found.setdefault(layer, {})[part] = position
     if not found:
@@ -91,38 +107,56 @@ def find_layers(
             f"params has no layers: {solver} needs a pytree of dense layers, such as"
             ' {"layers": [{"kernel": (inputs, outputs), "bias": (outputs,)}, ...]}.'
         )
-    names = _ordered(found, layer_order)
+    order = _ordered(found, layer_order)
     if layer_order is None:
-        _check_order_is_known({name: _kernel_shape(leaves, found[name]) for name in names})
+        _check_order_is_known({name: _kernel_shape(leaves, found[name]) for name in order})
+    names: list[str] = []
+    places: list[tuple[Place, Place | None]] = []
     sizes: list[int] = []
-    for index, name in enumerate(names):
+    for index, name in enumerate(order):
         parts = found[name]
         if "kernel" not in parts:
             raise ValueError(
                 f"layer {name!r} has a bias but no kernel; {solver} needs both, or only the kernel."
             )
         kernel = tuple(jnp.shape(leaves[parts["kernel"]]))
+        stacked, (inputs, outputs) = kernel[:-2], kernel[-2:]
         if "bias" in parts:
             bias = tuple(jnp.shape(leaves[parts["bias"]]))
-            if bias != kernel[1:]:
+            if bias != (*stacked, outputs):
+                kind = " of stacked layers, or this is the kernel of a convolution" * bool(stacked)
                 raise ValueError(
                     f"layer {name!r} has a kernel of shape {kernel} and a bias of shape {bias};"
-                    f" the bias must have shape {kernel[1:]}."
+                    f" the bias must have shape {(*stacked, outputs)}{kind}."
                 )
-        if index and sizes[-1] != kernel[0]:
-            before = names[index - 1]
+        if index and sizes[-1] != inputs:
+            before = order[index - 1]
             raise ValueError(
                 f"layer {before!r} has {sizes[-1]} outputs (kernel of shape"
                 f" {tuple(jnp.shape(leaves[found[before]['kernel']]))}), but layer {name!r}, which"
                 f" follows it, has a kernel of shape {kernel}. Layers are taken in the order"
-                f" {list(names)}; pass layer_order= to change it."
+                f" {list(order)}; pass layer_order= to change it."
             )
-        sizes += [kernel[1]] if index else list(kernel)
-    return Network(
-        names,
-        tuple(found[name]["kernel"] for name in names),
-        tuple(found[name].get("bias") for name in names),
-        tuple(sizes),
+        sizes += [] if index else [inputs]
+        for part in range(stacked[0]) if stacked else [None]:
+            names.append(name if part is None else f"{name}[{part}]")
+            at_bias = Place(parts["bias"], part) if "bias" in parts else None
+            places.append((Place(parts["kernel"], part), at_bias))
+            sizes.append(outputs)
+    kernels, biases = zip(*places, strict=True)
+    return Network(tuple(names), kernels, biases, tuple(sizes))
+
+
+def _check_kernel(layer: str, shape: tuple[int, ...], solver: str) -> None:
+    """Refuses a kernel that is neither a layer's nor that of stacked layers."""
+    if len(shape) == 2 or (len(shape) == 3 and shape[1] == shape[2] and shape[0]):
+        return
+    kind = "that of a convolution" if len(shape) > 2 else "not that of a dense layer"
+    if len(shape) == 3:
+        kind = "that of a convolution, or of stacked layers of which none fits the next"
+    raise ValueError(
+        f"layer {layer!r} has a kernel of shape {shape}, which is {kind}; {solver} needs a kernel"
+        " of shape (inputs, outputs) for each layer, or (layers, width, width) for equal ones."
     )
 
 
@@ -188,8 +222,13 @@ def layers_of(
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array | None, ...]]:
     """Returns the kernels and the biases of `params`, first layer first, in `dtype`."""
     leaves = jax.tree.leaves(params)
-    kernels = tuple(jnp.asarray(leaves[i], dtype) for i in network.kernels)
-    biases = tuple(None if i is None else jnp.asarray(leaves[i], dtype) for i in network.biases)
+
+    def array(place: Place) -> jax.Array:
+        leaf = leaves[place.leaf]
+        return jnp.asarray(leaf if place.index is None else leaf[place.index], dtype)
+
+    kernels = tuple(map(array, network.kernels))
+    biases = tuple(None if place is None else array(place) for place in network.biases)
     return kernels, biases
 
 
@@ -201,10 +240,17 @@ def like_params(
 ) -> Any:
     """Returns a pytree with the structure of `params` that holds these kernels and biases."""
     leaves, structure = jax.tree.flatten(params)
-    for positions, arrays in ((network.kernels, kernels), (network.biases, biases)):
-        for position, array in zip(positions, arrays, strict=True):
-            if position is not None:
-                leaves[position] = array
+    stacks: dict[int, list[jax.Array]] = {}
+    for places, arrays in ((network.kernels, kernels), (network.biases, biases)):
+        for place, array in zip(places, arrays, strict=True):
+            if place is None or array is None:
+                continue
+            if place.index is None:
+                leaves[place.leaf] = array
+            else:
+                stacks.setdefault(place.leaf, []).append(array)
+    for leaf, arrays in stacks.items():  # in the order of the layers, which is that of the stack
+        leaves[leaf] = jnp.stack(arrays)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -247,7 +293,7 @@ def _naming_hint(path: str) -> str:
 
 
 def _kernel_shape(leaves: Sequence[Any], parts: dict[str, int]) -> tuple[int, ...] | None:
-    return tuple(jnp.shape(leaves[parts["kernel"]])) if "kernel" in parts else None
+    return tuple(jnp.shape(leaves[parts["kernel"]]))[-2:] if "kernel" in parts else None
 
 
 def _check_order_is_known(shapes: dict[str, tuple[int, ...] | None]) -> None:

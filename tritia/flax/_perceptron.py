@@ -19,7 +19,7 @@ from jax.extend import core
 
 from tritia.alternating import ACTIVATIONS, Activation, leaky_relu
 from tritia.alternating._arguments import activation_of_each, resolve_activations
-from tritia.alternating._network import Network, find_layers, parts_of
+from tritia.alternating._network import Network, find_layers, layers_of, parts_of
 
 _ROWS = 24
 _TOLERANCE = 3e-5  # of the model's output against the formula, in float32
@@ -98,7 +98,7 @@ def find(
     best = int(np.argmin(errors))
     if not errors[best] <= _tolerance(outputs.dtype):
         raise ValueError(_mismatch(model, network, activation, choices[best], len(choices), solver))
-    return Perceptron(network.names, tuple(choices[best]))
+    return Perceptron(tuple(layer_order), tuple(choices[best]))
 
 
 def _function(model: Any, params: Any) -> _Function:
@@ -139,7 +139,7 @@ def _call_order(function: _Function, name: str) -> tuple[str, ...]:
     """Returns the paths of the layers in the order in which a call first uses their kernels."""
     paths, leaves = parts_of(function.params), jax.tree.leaves(function.params)
     widths = {
-        leaf.shape[0]: None
+        leaf.shape[-2]: None
         for (_, part), leaf in zip(paths, leaves, strict=True)
         if part == "kernel"
     }
@@ -194,7 +194,7 @@ def _try_out(function: _Function, network: Network, solver: str) -> tuple[Any, A
     leaves, structure = jax.tree.flatten(function.params)
     values = []
     for leaf in leaves:
-        fan_in = leaf.shape[0] if len(leaf.shape) == 2 else 1
+        fan_in = leaf.shape[-2] if len(leaf.shape) > 1 else 1
         values.append(jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in), leaf.dtype))
     sizes = np.geomspace(0.1, 10, _ROWS)[:, None]
     rows = jnp.asarray(rng.normal(size=(_ROWS, network.sizes[0])) * sizes, jnp.float32)
@@ -207,8 +207,9 @@ def _try_out(function: _Function, network: Network, solver: str) -> tuple[Any, A
             f"the model returns {got} for inputs of shape {rows.shape}, but its last layer"
             f" {network.names[-1]!r} returns {shape}: {solver} needs that layer's outputs."
         )
-    kernels = [np.asarray(values[i], np.float64) for i in network.kernels]
-    biases = [0.0 if i is None else np.asarray(values[i], np.float64) for i in network.biases]
+    kernels, biases = layers_of(network, jax.tree.unflatten(structure, values), None)
+    kernels = [np.asarray(kernel, np.float64) for kernel in kernels]
+    biases = [0.0 if bias is None else np.asarray(bias, np.float64) for bias in biases]
     return np.asarray(rows, np.float64), kernels, biases, outputs
 
 

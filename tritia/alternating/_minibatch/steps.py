@@ -156,7 +156,7 @@ def with_spectral_step(
         steps, memory = with_auto_axes(clipped, operands, *operands)
         leaves, structure = jax.tree.flatten(params)
         moves = jax.tree.leaves(steps)
-        for i in network.kernels:
+        for i in network.kernel_leaves:
             moves[i] -= times(weight_decay, leaves[i].astype(moves[i].dtype))
         moves = jax.tree.unflatten(structure, [times(rate, one) for one in moves])
         moves = cast_like(moves, params)
