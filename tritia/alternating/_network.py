@@ -68,7 +68,7 @@ def find_layers(
     """Finds the dense layers in `params` and checks that each fits the next.
 
     Args:
-      params: a pytree whose leaves are kernels (d, k) and biases (k,), or (m, d, d) and (m, d) for m
+      params: a pytree whose leaves are kernels (d, k) and biases (k,), or (m, d, d) and (m, d) of m
         equal layers, called `kernel` and `bias`.
       layer_order: the paths of all layers, first layer first, such as ("encoder", "decoder"); None
         takes the natural order of the paths.

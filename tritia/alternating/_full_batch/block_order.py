@@ -39,7 +39,7 @@ def visits(order: BlockOrder, depth: int) -> tuple[Visit, ...]:
       depth: L, the number of layers.
     """
     down = tuple(reversed(range(depth)))
-    backward = sum(map(_layer_and_inputs, down), ())
+    backward = sum(map(block_visits, down), ())
     forward = sum((_layer_and_outputs(layer, depth) for layer in range(depth)), ())
     if order == "backward":
         return backward
@@ -48,13 +48,13 @@ def visits(order: BlockOrder, depth: int) -> tuple[Visit, ...]:
     if order == "symmetric":
         return backward + forward
     if order == "red_black":
-        return sum(map(_layer_and_inputs, down[::2] + down[1::2]), ())
+        return sum(map(block_visits, down[::2] + down[1::2]), ())
     rows = tuple(visit for visit in backward if visit.block != "kernel")
     return rows + tuple(Visit("kernel", layer) for layer in range(depth))
 
 
-def _layer_and_inputs(layer: int) -> tuple[Visit, ...]:
-    """A layer and, to meet its new kernel, the activations that enter it."""
+def block_visits(layer: int) -> tuple[Visit, ...]:
+    """Returns the visits of B_l: a layer and, to meet its new kernel, what enters it."""
     own = (Visit("pre_activation", layer), Visit("kernel", layer))
     return (*own, Visit("activation", layer - 1)) if layer else own
 

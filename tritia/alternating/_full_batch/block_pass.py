@@ -22,6 +22,7 @@ from tritia.alternating._full_batch.problem import (
     Numbers,
     Rejected,
     Variables,
+    coupling_residual,
     layer_fits,
     objective,
 )
@@ -39,6 +40,8 @@ class BlockPassResult(NamedTuple):
       objective: the objective after the pass.
       loss: its term R alone.
       rejected: what the safeguard put back.
+      coupling_residual: (L - 1,), the largest :math:`|a_l - h(z_l)|` of each hidden layer.
+      step_norms: (L,), the Frobenius norm of the change of each kernel.
     """
 
     variables: Variables
@@ -48,6 +51,8 @@ class BlockPassResult(NamedTuple):
     objective: jax.Array
     loss: jax.Array
     rejected: Rejected
+    coupling_residual: jax.Array
+    step_norms: jax.Array
 
 
 def update_blocks(
@@ -91,6 +96,10 @@ def update_blocks(
         tuple(state.moved),
         optax.tree.sub(new.activations, variables.activations) if displacements.activations else (),
     )
+    gaps = [
+        coupling_residual(*hidden, examples.rows)
+        for hidden in zip(method.activations, new.pre_activations, new.activations, strict=False)
+    ]
     return BlockPassResult(
         new,
         fits,
@@ -103,6 +112,8 @@ def update_blocks(
             jnp.stack(state.rejected_z),
             jnp.stack(state.rejected_a) if state.rejected_a else jnp.zeros((0,), total.dtype),
         ),
+        jnp.stack(gaps) if gaps else jnp.zeros((0,), total.dtype),
+        jnp.stack([jnp.linalg.norm(step) for step in moved.kernels]),
     )
 
 

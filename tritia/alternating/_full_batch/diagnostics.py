@@ -18,9 +18,9 @@ from tritia.alternating._arguments import (
 from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.losses import Loss, LossName
-from tritia.alternating._examples import Examples, receive
+from tritia.alternating._examples import receive
 from tritia.alternating._full_batch.block_pass import BlockPassResult
-from tritia.alternating._full_batch.problem import Method, Rejected
+from tritia.alternating._full_batch.problem import Rejected
 from tritia.alternating._full_batch.restart import Restart
 from tritia.alternating._network import layers_of
 
@@ -59,34 +59,20 @@ class Diagnostics(NamedTuple):
     restarted: jax.Array | tuple[()] = ()
 
 
-def diagnose(
-    method: Method,
-    result: BlockPassResult,
-    examples: Examples,
-    changed: jax.Array,
-    restarted: Restart | None,
-) -> Diagnostics:
+def diagnose(result: BlockPassResult, changed: jax.Array, restarted: Restart | None) -> Diagnostics:
     """Returns the diagnostics of a block pass.
 
     Args:
-      method: holds the activations.
       result: what the pass returned.
-      examples: those of the update.
       changed: (), bool: whether the inputs have changed.
       restarted: the restart before the pass, or None.
     """
-    z, a = result.variables.pre_activations, result.variables.activations
-    weights = examples.rows.weights
-    gaps = []
-    for activation, z_layer, a_layer in zip(method.activations, z, a, strict=False):
-        gap = jnp.abs(a_layer - activation.value(z_layer))
-        gaps.append(jnp.max(gap if weights is None else jnp.where(weights > 0, gap, 0)))
     return Diagnostics(
         objective=result.objective,
         loss=result.loss,
-        coupling_residual=jnp.stack(gaps) if gaps else jnp.zeros((0,), z[0].dtype),
+        coupling_residual=result.coupling_residual,
         rejected=result.rejected,
-        step_norms=jnp.stack([jnp.linalg.norm(step) for step in result.displacements.kernels]),
+        step_norms=result.step_norms,
         finite=jnp.isfinite(result.objective),
         inputs_changed=changed,
         network_loss=() if restarted is None else restarted.network_loss,

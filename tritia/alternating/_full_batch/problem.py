@@ -24,6 +24,7 @@ from tritia.alternating._blocks import dense
 from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.dense import Number
 from tritia.alternating._blocks.losses import Loss
+from tritia.alternating._blocks.rows import Rows
 from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch.block_order import BlockOrder
 
@@ -184,3 +185,9 @@ def row_objective(
             gap = a[layer] - activation.value(z[layer])
             total += 0.5 * numbers.gamma[layer] * jnp.sum(gap**2, axis=-1)
     return total
+
+
+def coupling_residual(activation: Activation, z: jax.Array, a: jax.Array, rows: Rows) -> jax.Array:
+    """Returns the largest |a - h(z)| of a hidden layer in rows of positive weight, ()."""
+    gap = jnp.abs(a - activation.value(z))
+    return jnp.max(gap if rows.weights is None else jnp.where(rows.weights > 0, gap, 0))

@@ -11,7 +11,6 @@ inputs as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,12 +18,12 @@ import jax.numpy as jnp
 import optax
 
 from tritia._batching import lockstep_cond
-from tritia.alternating._blocks.forward_pass import forward_pass
 from tritia.alternating._blocks.rows import Spectrum, spectrum
 from tritia.alternating._examples import Examples, fingerprint, fingerprint_size
+from tritia.alternating._full_batch.arrangement import Arrangement
 from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.diagnostics import Diagnostics, diagnose, no_diagnostics
-from tritia.alternating._full_batch.problem import Displacements, Method, Variables, layer_fits
+from tritia.alternating._full_batch.problem import Displacements, Method, Variables
 from tritia.alternating._full_batch.restart import Restart
 from tritia.alternating._full_batch.standard import (
     Standard,
@@ -34,7 +33,6 @@ from tritia.alternating._full_batch.standard import (
     measure,
     standardised,
 )
-from tritia.alternating._network import Network, layers_of, like_params
 
 _REFRESH = 64
 """Updates after which fits are computed anew, so that rounding does not add up in them."""
@@ -98,32 +96,30 @@ class Kept(NamedTuple):
 
 def initial_state(
     method: Method,
-    network: Network,
+    arrangement: Arrangement,
     params: optax.Params,
     kept: Kept,
     *,
+    sizes: tuple[int, ...],
     num_examples: int,
     keeps_spectrum: bool,
     dtype: jnp.dtype,
-    place: Callable[[jax.Array], jax.Array],
 ) -> TiamState:
     """Returns the state before the first update.
 
     Args:
       method: what shapes the block passes to come.
-      network: the layers of params.
+      arrangement: of the layers.
       params: the params.
       kept: what is kept.
+      sizes: the widths of the network, inputs first.
       num_examples: n.
       keeps_spectrum: whether the eigendecomposition of the first layer's Gram matrix is kept.
       dtype: the solver's.
-      place: gives arrays of n rows their sharding.
     """
-    n, sizes, depth = num_examples, network.sizes, len(network.names)
-
-    def zeros(widths):
-        return tuple(place(jnp.zeros((n, width), dtype)) for width in widths)
-
+    n, depth = num_examples, len(sizes) - 1
+    # Three times anew: a donated state may hold an array but once.
+    z, a = arrangement.zeros(n, dtype)
     spectral: Any = ()
     if keeps_spectrum:
         size = n if method.by_rows[0] else sizes[0]
@@ -132,12 +128,14 @@ def initial_state(
         )
     return TiamState(
         count=jnp.zeros((), jnp.int32),
-        pre_activations=zeros(sizes[1:]),
-        activations=zeros(sizes[1:-1]),
-        fits=zeros(sizes[1:]),
+        pre_activations=z,
+        activations=a,
+        fits=arrangement.zeros(n, dtype)[0],
         fitted=optax.tree.zeros_like(params, dtype=dtype),
         displacement=optax.tree.zeros_like(params, dtype=dtype) if kept.displacement else (),
-        activation_displacements=zeros(sizes[1:-1]) if kept.activation_displacements else (),
+        activation_displacements=(
+            arrangement.zeros(n, dtype)[1] if kept.activation_displacements else ()
+        ),
         tau=jnp.full(depth, _FIRST_TAU, dtype) if kept.tau else (),
         spectrum=spectral,
         standard=(
@@ -190,7 +188,7 @@ class Start(NamedTuple):
 
 def resume(
     method: Method,
-    network: Network,
+    arrangement: Arrangement,
     params: optax.Params,
     kept: Kept,
     state: TiamState,
@@ -200,7 +198,7 @@ def resume(
 
     Args:
       method: what shapes the pass.
-      network: the layers of params.
+      arrangement: of the layers.
       params: as the caller passes them, which need not be those of the last update.
       kept: what is kept.
       state: of the update before.
@@ -208,12 +206,12 @@ def resume(
     """
     dtype, weights = examples.inputs.dtype, examples.rows.weights
     first = state.count == 0
-    layers = layers_of(network, params, dtype)
+    layers = arrangement.layers_of(params, dtype)
     marks = fingerprint(examples.inputs if weights is None else examples.inputs * weights)
     changed = ~first & jnp.any(marks != state.fingerprint)
     changed |= state.diagnostics.inputs_changed
 
-    known = layers_of(network, state.fitted, dtype)
+    known = arrangement.layers_of(state.fitted, dtype)
     standard = _standard(state.standard, examples, first, layers[1][0] is not None)
     if standard:
         examples = examples._replace(inputs=standardised(standard, examples.inputs))
@@ -232,13 +230,13 @@ def resume(
     if weights is not None:
         # A pass leaves no fit in rows of weight 0; reused, such fits diverge.
         stale |= jnp.any(weights == 0)
-    z, a, fits = _blocks(method, state, examples.inputs, kernels, biases, first, stale)
+    z, a, fits = _blocks(method, arrangement, state, examples.inputs, kernels, biases, first, stale)
     return Start(
         examples,
         Variables(kernels, biases, z, a),
         fits,
         Displacements(
-            layers_of(network, state.displacement, dtype)[0] if kept.displacement else (),
+            arrangement.layers_of(state.displacement, dtype)[0] if kept.displacement else (),
             state.activation_displacements,
         ),
         jnp.maximum(cast(jax.Array, state.tau), 2 * _SMALLEST_TAU) if kept.tau else (),
@@ -250,28 +248,24 @@ def resume(
 
 
 def advance(
-    method: Method,
-    network: Network,
+    arrangement: Arrangement,
     params: optax.Params,
     kept: Kept,
     state: TiamState,
     start: Start,
     result: BlockPassResult,
     restarted: Restart | None,
-    place: Callable[[jax.Array], jax.Array],
 ) -> tuple[optax.Updates, TiamState]:
     """Returns the updates of the params, in the solver's dtype, and the next state.
 
     Args:
-      method: what shaped the pass.
-      network: the layers of params.
+      arrangement: of the layers.
       params: as the caller passed them.
       kept: what is kept.
       state: of the update before.
       start: what the pass started from.
       result: what it returned.
       restarted: the restart before the pass, or None.
-      place: gives arrays of n rows their sharding.
     """
     new = result.variables
     layers = (new.kernels, new.biases)
@@ -279,29 +273,28 @@ def advance(
         result.displacements.kernels,
         jax.tree.map(jnp.subtract, new.biases, start.variables.biases),
     )
-    displacement = updates = like_params(network, params, *moved)
+    displacement = updates = arrangement.like_params(params, *moved)
     if start.standard:
         # To the params that are meant, whatever rounding has made of those that were passed.
-        passed = layers_of(network, params, new.kernels[0].dtype)
+        passed = arrangement.layers_of(params, new.kernels[0].dtype)
         first = jax.tree.map(jnp.subtract, for_inputs(start.standard, layers), passed)
-        updates = like_params(
-            network,
+        updates = arrangement.like_params(
             params,
             *(of_first[:1] + of_all[1:] for of_first, of_all in zip(first, moved, strict=True)),
         )
     return updates, TiamState(
         count=cast(jax.Array, optax.safe_increment(state.count)),
-        pre_activations=tuple(map(place, new.pre_activations)),
-        activations=tuple(map(place, new.activations)),
-        fits=tuple(map(place, result.fits)),
-        fitted=like_params(network, params, new.kernels, new.biases),
+        pre_activations=arrangement.place(new.pre_activations),
+        activations=arrangement.place(new.activations),
+        fits=arrangement.place(result.fits),
+        fitted=arrangement.like_params(params, new.kernels, new.biases),
         displacement=displacement if kept.displacement else (),
         activation_displacements=result.displacements.activations,
         tau=result.tau,
         spectrum=() if start.spectrum is None else start.spectrum,
         standard=start.standard,
         fingerprint=start.fingerprint,
-        diagnostics=diagnose(method, result, start.examples, start.inputs_changed, restarted),
+        diagnostics=diagnose(result, start.inputs_changed, restarted),
     )
 
 
@@ -350,6 +343,7 @@ def _agree(layers: Any, others: Any) -> jax.Array:
 
 def _blocks(
     method: Method,
+    arrangement: Arrangement,
     state: TiamState,
     inputs: jax.Array,
     kernels: tuple[jax.Array, ...],
@@ -363,12 +357,12 @@ def _blocks(
     """
 
     def forward(inputs, kernels, biases, kept):
-        z, a = forward_pass(kernels, biases, method.activations, inputs)
-        return z, a[1:], z
+        z, a = arrangement.forward(method, inputs, kernels, biases)
+        return z, a, z
 
     def refit(inputs, kernels, biases, kept):
         z, a, _ = kept
-        return z, a, layer_fits(inputs, a, kernels, biases)
+        return z, a, arrangement.fits(inputs, a, kernels, biases)
 
     def anew(first, *operands):
         return lockstep_cond(first, forward, refit, *operands)

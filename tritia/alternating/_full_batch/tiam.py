@@ -31,8 +31,8 @@ from tritia.alternating._arguments import (
 )
 from tritia.alternating._blocks.activations import Activation, ActivationName
 from tritia.alternating._blocks.losses import Loss, LossName
+from tritia.alternating._full_batch.arrangement import Arrangement, OneByOne
 from tritia.alternating._full_batch.block_order import BLOCK_ORDERS, BlockOrder
-from tritia.alternating._full_batch.block_pass import update_blocks
 from tritia.alternating._full_batch.coefficients import (
     BlockKind,
     inertias_at,
@@ -268,6 +268,9 @@ def tiam(
     def place(x: jax.Array) -> jax.Array:
         return x if row_sharding is None else on_mesh.place(x, row_sharding)
 
+    def arrangement_of(network: Network) -> Arrangement:
+        return OneByOne(network, place)
+
     def init_fn(params: optax.Params) -> TiamState:
         if is_placeholder(params):
             return placeholder_state(params, kept)
@@ -278,13 +281,13 @@ def tiam(
         wide = method.by_rows[0] and n <= LARGEST_SYSTEM
         state = initial_state(
             method,
-            network,
+            arrangement_of(network),
             params,
             kept,
+            sizes=network.sizes,
             num_examples=n,
             keeps_spectrum=method.kernel_steps[0] == "exact" or wide,
             dtype=solver_dtype(params),
-            place=place,
         )
         return beside(params, vary(state, varying_axes(params)))
 
@@ -329,7 +332,7 @@ def tiam(
     def step(
         network: Network, params: optax.Params, state: TiamState, examples: ex.Examples
     ) -> tuple[optax.Updates, TiamState]:
-        method = method_for(network)
+        method, arrangement = method_for(network), arrangement_of(network)
         numbers = layer_penalties(
             network.sizes,
             examples.inputs.dtype,
@@ -342,14 +345,14 @@ def tiam(
             eps=eps,
             scale_mu=scale_mu,
         )
-        start = resume(method, network, params, kept, state, examples)
+        start = resume(method, arrangement, params, kept, state, examples)
         restarted = None
         if restart is not None:
             restarted = restart_from_network(
                 method, numbers, start.variables, start.fits, start.examples
             )
             start = start._replace(variables=restarted.variables, fits=restarted.fits)
-        result = update_blocks(
+        result = arrangement.update(
             method,
             numbers,
             inertias_at(inertias, state.count),
@@ -360,9 +363,7 @@ def tiam(
             spectrum=start.spectrum,
             known_fits=start.fits,
         )
-        moved, next_state = advance(
-            method, network, params, kept, state, start, result, restarted, place
-        )
+        moved, next_state = advance(arrangement, params, kept, state, start, result, restarted)
         updates = jax.tree.map(
             lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=kept.displacement),
             moved,
