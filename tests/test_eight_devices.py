@@ -15,8 +15,10 @@ FOLDER = pathlib.Path(__file__).parent / "eight_devices"
     [
         ("rows", "not slow"),
         ("lanes", "not slow"),
+        ("layers", "not slow"),
         pytest.param("rows", "slow", marks=pytest.mark.slow),
         pytest.param("lanes", "slow", marks=pytest.mark.slow),
+        pytest.param("layers", "slow", marks=pytest.mark.slow),
     ],
 )
 def test_on_eight_devices(name, marks):

@@ -49,6 +49,15 @@ def place(array: jax.Array, sharding: Sharding) -> jax.Array:
     return jax.sharding.reshard(array, sharding)
 
 
+def current(mesh: Any) -> Any:
+    """Returns a mesh as `jax.shard_map` takes it: None where it is that of the context.
+
+    There the types of its axes may be others, as in a function of `with_auto_axes`.
+    """
+    context = jax.sharding.get_abstract_mesh()
+    return None if context.shape_tuple == mesh.shape_tuple else mesh
+
+
 def varying_axes(tree: Any) -> Axes:
     """Returns the axes of `jax.shard_map` over which any array of a tree varies."""
     return frozenset().union(*map(_varying, _arrays(tree)))

@@ -274,14 +274,10 @@ def kernel_backtracking(
             d = terms[0] - 2 * terms[1] / tau + terms[2] / tau**2
             return rho * d_along + mu * d <= tau * d
 
-    # Powers of 2 are exact, and constants to autodiff, which can't reverse a loop without bound.
-    first = jax.lax.stop_gradient(tau)
-    factor = jax.lax.while_loop(
-        lambda factor: ~accepted(factor * first) & (factor < 2.0**tries),
-        lambda factor: 2 * factor,
-        jnp.ones_like(first),
-    )
-    tau = factor * tau
+    # All of them at once cost less than a loop. Powers of 2 are exact, and constants to autodiff.
+    factors = 2.0 ** jnp.arange(tries + 1, dtype=tau.dtype)
+    enough = jax.vmap(accepted)(factors * jax.lax.stop_gradient(tau)).at[-1].set(True)
+    tau = factors[jnp.argmax(enough)] * tau
     return _along(a, z, start, step, 1 / tau, rows, spectrum), tau
 
 

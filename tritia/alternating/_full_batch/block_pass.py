@@ -83,7 +83,7 @@ def update_blocks(
     Returns:
       The variables after the pass, with what changed on the way.
     """
-    state = _pass_from(
+    state = _first_state(
         method, numbers, inertias, variables, examples, displacements, tau, spectrum, known_fits
     )
     for visit in visits(method.block_order, len(variables.kernels)):
@@ -117,7 +117,7 @@ def update_blocks(
     )
 
 
-def _pass_from(
+def _first_state(
     method: Method,
     numbers: Numbers,
     inertias: Inertias,
@@ -127,12 +127,12 @@ def _pass_from(
     tau: Any,
     spectrum: Spectrum | None,
     known_fits: Sequence[jax.Array] | None,
-) -> _Pass:
+) -> BlockPass:
     """Returns a pass that has visited nothing yet; the arguments are those of `update_blocks`."""
     kernels, biases, z, a = variables
     depth = len(kernels)
     zero = jnp.zeros((), z[0].dtype)
-    return _Pass(
+    return BlockPass(
         method,
         numbers,
         inertias,
@@ -152,9 +152,16 @@ def _pass_from(
     )
 
 
+ByLayer = Any
+"""A list, or a dict by layer."""
+
+
 @dataclasses.dataclass
-class _Pass:
-    """A pass under way: what it reads, and lists by layer that every visit updates in place."""
+class BlockPass:
+    """A pass under way: what it reads, and what every visit updates in place, by layer.
+
+    Where only some blocks are visited, it holds in dicts what those visits read.
+    """
 
     method: Method
     numbers: Numbers
@@ -162,16 +169,16 @@ class _Pass:
     examples: Examples
     displacements: Displacements
     spectrum: Spectrum | None
-    kernels: list[jax.Array]
-    biases: list[jax.Array | None]
-    z: list[jax.Array]
-    a: list[jax.Array]
-    fits: list[jax.Array]
-    moved: list[Any]
-    tau: list[jax.Array]
-    rejected_kernels: list[jax.Array]
-    rejected_z: list[jax.Array]
-    rejected_a: list[jax.Array]
+    kernels: ByLayer
+    biases: ByLayer
+    z: ByLayer
+    a: ByLayer
+    fits: ByLayer
+    moved: ByLayer
+    tau: ByLayer
+    rejected_kernels: ByLayer
+    rejected_z: ByLayer
+    rejected_a: ByLayer
 
     def update(self, visit: Visit) -> None:
         """Updates the block of a visit."""
@@ -179,7 +186,7 @@ class _Pass:
             self._kernel(visit.layer)
         elif visit.block == "activation":
             self._activation(visit.layer)
-        elif visit.layer == len(self.kernels) - 1:
+        elif visit.layer == len(self.method.kernel_steps) - 1:
             self._output(visit.layer)
         else:
             self._pre_activation(visit.layer)

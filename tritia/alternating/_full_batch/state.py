@@ -44,6 +44,11 @@ _SMALLEST_TAU = 1e-10
 class TiamState(NamedTuple):
     """State of `tritia.tiam`.
 
+    With `layer_sharding` arrays are stacked as the layers are. Of the first layer, of the stack and
+    of the last layer, pre-activations and fits are (devices, n, d), (layers, n, d) and (devices, n,
+    d_L): of the first only the first device's part is used, of the last only the last one's. The
+    activations are those that enter the stack, and the last layer.
+
     Attributes:
       count: number of updates so far, (), int32.
       pre_activations: L arrays z_l, (n, d_l), in float32 at least.

@@ -1,0 +1,572 @@
+r"""The layers of `tritia.tiam` over the devices of a mesh axis.
+
+The equal layers between the first and the last are stacked, and every device holds an equal share
+of consecutive ones. A block :math:`B_l = (z_l, W_l, b_l, a_{l-1})` reads of others only
+:math:`a_l`, of the block above, and :math:`z_{l-1}`, of the block below. In the order "red_black"
+every second block is updated while the others wait, so that on each device half of the blocks are
+one batch, and only the z and a at the ends of a device's share travel, to the neighbouring device.
+
+The first layer is updated on the first device and the last one on the last. Their arrays of one row
+per example have a slot on every device, of which the others are not used; their params are the
+same on every device, as those of any replicated layer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from tritia import _mesh as on_mesh
+from tritia._mesh import vary
+from tritia.alternating._blocks import dense
+from tritia.alternating._blocks.activations import Activation
+from tritia.alternating._blocks.rows import Spectrum
+from tritia.alternating._examples import Examples
+from tritia.alternating._full_batch.arrangement import Arrays, Biases
+from tritia.alternating._full_batch.block_order import block_visits
+from tritia.alternating._full_batch.block_pass import BlockPass, BlockPassResult
+from tritia.alternating._full_batch.coefficients import Inertias
+from tritia.alternating._full_batch.problem import (
+    Displacements,
+    Method,
+    Numbers,
+    Rejected,
+    Variables,
+    coupling_residual,
+)
+from tritia.alternating._network import Network
+
+
+class _Block(NamedTuple):
+    """A block B_l with what belongs to it, or a stack of such blocks.
+
+    Attributes:
+      kernel: W_l.
+      bias: b_l, or None.
+      z: z_l.
+      a: a_{l-1}; None for the first layer.
+      fit: a_{l-1} W_l + b_l.
+      kernel_step: how the last pass moved the kernel, where that is read.
+      activation_step: how it moved a, likewise.
+      tau: what backtracking accepted last, or None.
+      rho: the penalty of the fit.
+      mu: the weight decay.
+      gamma: the penalty of a_l - h(z_l); None for the last layer.
+      gamma_below: that of a_{l-1} - h(z_{l-1}); None for the first.
+    """
+
+    kernel: Any
+    bias: Any
+    z: Any
+    a: Any
+    fit: Any
+    kernel_step: Any
+    activation_step: Any
+    tau: Any
+    rho: Any
+    mu: Any
+    gamma: Any
+    gamma_below: Any
+
+
+class _Report(NamedTuple):
+    """What the visits of a block report.
+
+    Attributes:
+      moved: how far the kernel has moved.
+      tau: what backtracking accepted.
+      rejected_kernel: 0 or 1, as of `Rejected`.
+      rejected_z: a share.
+      rejected_a: a share; 0 for the first layer.
+    """
+
+    moved: Any
+    tau: Any
+    rejected_kernel: Any
+    rejected_z: Any
+    rejected_a: Any
+
+
+class LayerParallel(NamedTuple):
+    """Stacked layers over the devices of a mesh axis, between a first and a last layer.
+
+    Arrays come in threes: of the first layer, of the stack and of the last. Those of one row per
+    example are (devices, n, d), (layers, n, d) and (devices, n, d), split along their first axis;
+    activations in twos, those that enter the stack and those that enter the last layer.
+
+    Attributes:
+      network: the layers of params.
+      sharding: says the mesh and the axis.
+    """
+
+    network: Network
+    sharding: NamedSharding
+
+    @property
+    def axis(self) -> str:
+        return self.sharding.spec[0]  # type: ignore
+
+    @property
+    def devices(self) -> int:
+        return self.sharding.mesh.shape[self.axis]
+
+    def layers_of(self, params: optax.Params, dtype: Any) -> tuple[Arrays, Biases]:
+        leaves = jax.tree.leaves(params)
+        kernels, biases = (
+            [None if at is None else jnp.asarray(leaves[at], dtype) for at in positions]
+            for positions in self._leaves()
+        )
+        return tuple(kernels), tuple(biases)  # type: ignore
+
+    def like_params(
+        self, params: optax.Params, kernels: Sequence[jax.Array], biases: Sequence[jax.Array | None]
+    ) -> optax.Params:
+        leaves, structure = jax.tree.flatten(params)
+        for positions, arrays in zip(self._leaves(), (kernels, biases), strict=True):
+            for at, array in zip(positions, arrays, strict=True):
+                if at is not None:
+                    leaves[at] = array
+        return jax.tree.unflatten(structure, leaves)
+
+    def _leaves(self) -> list[list[int | None]]:
+        """Where the kernels and the biases of the three are among the leaves of params."""
+        ends = (0, 1, len(self.network.names) - 1)
+        places = ([all_of[end] for end in ends] for all_of in self.network[1:3])
+        return [[None if place is None else place.leaf for place in three] for three in places]
+
+    def zeros(self, num_examples: int, dtype: Any) -> tuple[Arrays, Arrays]:
+        sizes, ends = self.network.sizes, self.devices
+        inner, stack = sizes[1], len(sizes) - 3
+
+        def arrays(*shapes: tuple[int, int]) -> Arrays:
+            return self.place(
+                tuple(jnp.zeros((layers, num_examples, d), dtype) for layers, d in shapes)
+            )
+
+        z = arrays((ends, inner), (stack, inner), (ends, sizes[-1]))
+        return z, arrays((stack, inner), (ends, inner))
+
+    def place(self, arrays: Arrays) -> Arrays:
+        sharding = NamedSharding(self.sharding.mesh, P(self.axis))
+        return tuple(on_mesh.place(array, sharding) for array in arrays)
+
+    def forward(
+        self, method: Method, inputs: jax.Array, kernels: Arrays, biases: Biases
+    ) -> tuple[Arrays, Arrays]:
+        def pass_on(replicated: Any, split: Any) -> tuple[tuple[()], tuple[Arrays, Arrays]]:
+            inputs, first, last = replicated
+            index, count = jax.lax.axis_index(self.axis), len(split[0])
+            first_z = dense.fit(inputs, *first)
+            share = jnp.zeros((count, *first_z.shape), first_z.dtype)
+
+            def through(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+                def layer(x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+                    z = dense.fit(x, *layer)
+                    return method.activations[1].value(z), (z, x)
+
+                return jax.lax.scan(layer, x, split)
+
+            def device(turn: jax.Array, carry: Any) -> Any:
+                x, found = carry
+                x, found = jax.lax.cond(turn == index, through, lambda x: (x, found), x)
+                return jnp.where(turn + 1 == index, self._from_below(x), x), found
+
+            start = method.activations[0].value(first_z), self._vary((share, share))
+            x, (z, a) = jax.lax.fori_loop(0, self.devices, device, start)
+            zs = first_z[None], z, dense.fit(x, *last)[None]
+            return (), (zs, (a, x[None]))
+
+        replicated = inputs, (kernels[0], biases[0]), (kernels[2], biases[2])
+        return self._over_devices(pass_on, replicated, (kernels[1], biases[1]))[1]
+
+    def fits(
+        self, inputs: jax.Array, activations: Arrays, kernels: Arrays, biases: Biases
+    ) -> Arrays:
+        def each(replicated: Any, split: Any) -> tuple[tuple[()], Arrays]:
+            inputs, first, last = replicated
+            stack, entering, entering_last = split
+            fits = (
+                dense.fit(inputs, *first)[None],
+                jax.vmap(dense.fit)(entering, *stack),
+                dense.fit(entering_last[0], *last)[None],
+            )
+            return (), fits
+
+        replicated = inputs, (kernels[0], biases[0]), (kernels[2], biases[2])
+        split = (kernels[1], biases[1]), *activations
+        return self._over_devices(each, replicated, split)[1]
+
+    def update(
+        self,
+        method: Method,
+        numbers: Numbers,
+        inertias: Inertias,
+        variables: Variables,
+        examples: Examples,
+        *,
+        displacements: Displacements,
+        tau: Any,
+        spectrum: Spectrum | None,
+        known_fits: Arrays,
+    ) -> BlockPassResult:
+        blocks = _blocks(numbers, variables, displacements, tau, known_fits)
+        ends, slots = zip(*map(_apart, (blocks[0], blocks[2])), strict=True)
+        # An array that occurs twice stays one, and Python numbers stay such.
+        traced = {
+            id(leaf): leaf for leaf in jax.tree.leaves(inertias) if isinstance(leaf, jax.Array)
+        }
+
+        def run(replicated: Any, split: Any) -> tuple[Any, Any]:
+            ends, examples, spectrum, traced, tau, eps = replicated
+            slots, stack = split
+            mine = jax.tree.map(lambda slot: slot[0], slots)
+            first, last = map(_together, ends, mine)
+            read = jax.tree.map(lambda leaf, name: traced.get(name, leaf), inertias, names)
+            shared = _Shared(method, read, examples, spectrum, tau, eps)
+            return self._pass(shared, first, stack, last)
+
+        names = jax.tree.map(id, inertias)
+        replicated = ends, examples, spectrum, traced, numbers.tau, numbers.eps
+        found, kept = self._over_devices(run, replicated, (slots, blocks[1]))
+        ends, end_reports, objective, loss, last_gap = found
+        slots, stack, reports, gaps = kept
+        first, last = map(_together, ends, slots)
+        new = Variables(
+            (first.kernel, stack.kernel, last.kernel),
+            (first.bias, stack.bias, last.bias),
+            (first.z, stack.z, last.z),
+            (stack.a, last.a),
+        )
+
+        def by_layer(name: str) -> jax.Array:
+            of_first, of_last = (getattr(report, name) for report in end_reports)
+            of_stack = getattr(reports, name)
+            return jnp.concatenate([of_first[None], of_stack, of_last[None]])
+
+        steps = tuple(report.moved for report in (end_reports[0], reports, end_reports[1]))
+        moved = optax.tree.sub(new.activations, variables.activations)
+        return BlockPassResult(
+            new,
+            (first.fit, stack.fit, last.fit),
+            Displacements(steps, moved if displacements.activations else ()),
+            by_layer("tau") if len(tau) else (),
+            objective,
+            loss,
+            Rejected(
+                by_layer("rejected_kernel"), by_layer("rejected_z"), by_layer("rejected_a")[1:]
+            ),
+            jnp.concatenate([gaps, last_gap[None]]),
+            jnp.sqrt(jnp.concatenate([jnp.sum(x**2, axis=(-2, -1)).reshape(-1) for x in steps])),
+        )
+
+    def _pass(self, shared: _Shared, first: _Block, stack: _Block, last: _Block) -> Any:
+        """One pass on a device, whose share of the stack is `stack`."""
+        index, top = jax.lax.axis_index(self.axis), len(self.network.names) - 1
+        on_first, on_last = index == 0, index == self.devices - 1
+        even, odd = (jax.tree.map(lambda x, i=i: x[i::2], stack) for i in (0, 1))
+        visit_stacked = jax.vmap(functools.partial(_visit, shared, 1))
+
+        def below(first: _Block, even: _Block, odd: _Block) -> tuple[jax.Array, jax.Array]:
+            start = jnp.where(on_first, first.z, self._from_below(odd.z[-1]))
+            return jnp.concatenate([start[None], odd.z[:-1]]), even.z
+
+        def visit_end(mine: jax.Array, layer: int, block: _Block, *neighbours: Any) -> Any:
+            def stay(block: _Block, *neighbours: Any) -> tuple[_Block, _Report]:
+                del neighbours
+                zero = jnp.zeros((), block.z.dtype)
+                moved = jnp.zeros_like(block.kernel)
+                return block, self._vary(_Report(moved, zero, zero, zero, zero))
+
+            def go(block: _Block, *neighbours: Any) -> tuple[_Block, _Report]:
+                return self._vary(_visit(shared, layer, block, *neighbours))
+
+            return jax.lax.cond(mine, go, stay, block, *neighbours)
+
+        even, even_reports = visit_stacked(even, below(first, even, odd)[0], odd.a)
+        last, last_report = visit_end(on_last, top, last, odd.z[-1], odd.a[-1])
+        end = jnp.where(on_last, last.a, self._from_above(even.a[0]))
+        odd, odd_reports = visit_stacked(odd, even.z, jnp.concatenate([even.a[1:], end[None]]))
+        first, first_report = visit_end(on_first, 0, first, first.z, even.a[0])
+
+        def in_turn(even: jax.Array, odd: jax.Array) -> jax.Array:
+            return jnp.stack([even, odd], axis=1).reshape(2 * len(even), *even.shape[1:])
+
+        stack, reports = jax.tree.map(in_turn, (even, even_reports), (odd, odd_reports))
+        z_below = in_turn(*below(first, even, odd))
+        values, gaps = jax.vmap(functools.partial(_value, shared, 1))(stack, z_below)
+        first_value, _ = _value(shared, 0, first, first.z)
+        last_value, last_gap = _value(shared, top, last, odd.z[-1])
+        loss = shared.examples.rows.sum(
+            shared.method.loss.value(last.z, shared.examples.targets)[:, None]
+        )
+
+        def of(mine: jax.Array, tree: Any) -> Any:
+            """What one device has, on every device."""
+            return jax.tree.map(lambda x: jax.lax.psum(jnp.where(mine, x, 0), self.axis), tree)
+
+        (first_end, first_slot), (last_end, last_slot) = _apart(first), _apart(last)
+        loss = of(on_last, loss)
+        objective = (
+            jax.lax.psum(jnp.sum(values), self.axis)
+            + of(on_first, first_value)
+            + of(on_last, last_value)
+            + loss
+        )
+        of_first = of(on_first, (first_end, first_report))
+        of_last = of(on_last, (last_end, last_report))
+        ends, end_reports = zip(of_first, of_last, strict=True)
+        slots = jax.tree.map(lambda x: x[None], (first_slot, last_slot))
+        replicated = ends, end_reports, objective, loss, of(on_last, last_gap)
+        return replicated, (slots, stack, reports, gaps)
+
+    def _from_below(self, x: jax.Array) -> jax.Array:
+        """What the device of the layers below has; 0 on the first."""
+        return self._passed(x, [(i, i + 1) for i in range(self.devices - 1)])
+
+    def _from_above(self, x: jax.Array) -> jax.Array:
+        """What the device of the layers above has; 0 on the last."""
+        return self._passed(x, [(i + 1, i) for i in range(self.devices - 1)])
+
+    def _passed(self, x: jax.Array, pairs: list[tuple[int, int]]) -> jax.Array:
+        return jax.lax.ppermute(x, self.axis, pairs) if pairs else jnp.zeros_like(x)
+
+    def _vary(self, tree: Any) -> Any:
+        return vary(tree, frozenset({self.axis}))
+
+    def _over_devices(
+        self, function: Callable[[Any, Any], tuple[Any, Any]], replicated: Any, split: Any
+    ) -> tuple[Any, Any]:
+        """Calls a function on every device, of what all have and of each one's part of the rest."""
+        specs = P(), P(self.axis)
+        return jax.shard_map(
+            lambda replicated, split: function(self._vary(replicated), split),
+            mesh=on_mesh.current(self.sharding.mesh),
+            in_specs=specs,
+            out_specs=specs,
+            axis_names={self.axis},
+        )(replicated, split)
+
+
+class _Shared(NamedTuple):
+    """What all blocks of a pass read."""
+
+    method: Method
+    inertias: Inertias
+    examples: Examples
+    spectrum: Spectrum | None
+    tau: Any
+    eps: Any
+
+
+def _visit(
+    shared: _Shared, layer: int, block: _Block, z_below: jax.Array, a_above: jax.Array
+) -> tuple[_Block, _Report]:
+    """Updates a block; `layer` is where it stands in a network of its kind of layers."""
+    below = layer - 1
+
+    def at(*entries: tuple[int, Any]) -> Any:
+        """What a pass over all layers has in tuples and lists."""
+        return dict(entries)
+
+    state = BlockPass(
+        shared.method,
+        Numbers(
+            rho=at((layer, block.rho)),
+            gamma=at((below, block.gamma_below), (layer, block.gamma)),
+            mu=at((layer, block.mu)),
+            tau=shared.tau,
+            eps=shared.eps,
+        ),
+        shared.inertias,
+        shared.examples,
+        Displacements(
+            () if block.kernel_step is None else at((layer, block.kernel_step)),
+            () if block.activation_step is None else at((below, block.activation_step)),
+        ),
+        shared.spectrum if layer == 0 else None,
+        kernels=at((layer, block.kernel)),
+        biases=at((layer, block.bias)),
+        z=at((below, z_below), (layer, block.z)),
+        a=at((below, block.a), (layer, a_above)),
+        fits=at((layer, block.fit)),
+        moved=at((layer, None)),
+        tau=at((layer, block.tau)),
+        rejected_kernels={},
+        rejected_z={},
+        rejected_a=at((below, jnp.zeros((), block.z.dtype))),
+    )
+    for visit in block_visits(layer):
+        state.update(visit)
+    report = _Report(
+        state.moved[layer],
+        state.tau[layer],
+        state.rejected_kernels[layer],
+        state.rejected_z[layer],
+        state.rejected_a[below],
+    )
+    updated = block._replace(
+        kernel=state.kernels[layer],
+        bias=state.biases[layer],
+        z=state.z[layer],
+        a=state.a[below],
+        fit=state.fits[layer],
+    )
+    return updated, report
+
+
+def _value(
+    shared: _Shared, layer: int, block: _Block, z_below: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns a block's terms of the objective but the loss, and its coupling residual."""
+    rows, method = shared.examples.rows, shared.method
+    total = 0.5 * block.rho * rows.sum((block.z - block.fit) ** 2)
+    total += 0.5 * block.mu * jnp.sum(block.kernel**2)
+    if not layer:
+        return total, jnp.zeros_like(total)
+    activation = method.activations[layer - 1]
+    if method.coupling == "penalty":
+        total += 0.5 * block.gamma_below * rows.sum((block.a - activation.value(z_below)) ** 2)
+    return total, coupling_residual(activation, z_below, block.a, rows)
+
+
+def _blocks(
+    numbers: Numbers,
+    variables: Variables,
+    displacements: Displacements,
+    tau: Any,
+    fits: Arrays,
+) -> tuple[_Block, _Block, _Block]:
+    """Returns the first block, the stacked ones and the last."""
+    kernels, biases, z, a = variables
+    steps: Any = displacements.kernels or (None,) * 3
+    moved: Any = displacements.activations or (None,) * 2
+    gamma = numbers.gamma or (None,) * (len(numbers.rho) - 1)
+
+    def block(part: int, pick: Callable[[Sequence[Any]], Any], above: Any, below: Any) -> _Block:
+        return _Block(
+            kernels[part],
+            biases[part],
+            z[part],
+            a[part - 1] if part else None,
+            fits[part],
+            steps[part],
+            moved[part - 1] if part else None,
+            pick(tau) if len(tau) else None,
+            pick(numbers.rho),
+            pick(numbers.mu),
+            above,
+            below,
+        )
+
+    def stacked(values: Sequence[Any]) -> jax.Array:
+        return jnp.stack(list(values))
+
+    return (
+        block(0, lambda x: x[0], gamma[0], None),
+        block(1, lambda x: stacked(x[1:-1]), stacked(gamma[1:]), stacked(gamma[:-1])),
+        block(2, lambda x: x[-1], None, gamma[-1]),
+    )
+
+
+_OF_ROWS = ("z", "a", "fit", "activation_step")
+
+
+def _apart(block: _Block) -> tuple[_Block, _Block]:
+    """Returns what is the same on every device, and the arrays of one row per example."""
+    empty = dict.fromkeys(_Block._fields)
+    of_rows = {name: getattr(block, name) for name in _OF_ROWS}
+    return block._replace(**dict.fromkeys(_OF_ROWS)), _Block(**{**empty, **of_rows})
+
+
+def _together(end: _Block, of_rows: _Block) -> _Block:
+    """Undoes `_apart`."""
+    return end._replace(**{name: getattr(of_rows, name) for name in _OF_ROWS})
+
+
+def check_layer_sharding(
+    sharding: NamedSharding | None,
+    rows: jax.sharding.Sharding | None,
+    block_order: str,
+    restart: str | None,
+) -> None:
+    """Checks the argument `layer_sharding` of `tritia.tiam`, beside the others that it goes with.
+
+    Raises:
+      ValueError: it does not name one axis, or another argument does not go with it.
+      TypeError: neither a `jax.sharding.NamedSharding` nor None.
+    """
+    if sharding is None:
+        return
+    if not isinstance(sharding, NamedSharding):
+        raise TypeError(
+            f"layer_sharding must be a jax.sharding.NamedSharding or None; got {sharding!r}."
+        )
+    if len(sharding.spec) != 1 or not isinstance(sharding.spec[0], str):
+        raise ValueError(
+            f"layer_sharding has the spec {sharding.spec}; allowed: one axis of the mesh, over"
+            ' which layers are spread, such as PartitionSpec("layers").'
+        )
+    if block_order != "red_black":
+        raise ValueError(
+            f"block_order is {block_order!r}; with layer_sharding, 'red_black' alone is allowed, in"
+            " which layers are updated at the same time."
+        )
+    if restart is not None:
+        raise ValueError(
+            f"restart is {restart!r}; with layer_sharding None alone is allowed, because a forward"
+            " pass goes through one device after the other."
+        )
+    if rows is not None:
+        raise ValueError(
+            f"row_sharding is {rows!r}; with layer_sharding None alone is allowed: every device has"
+            " all rows."
+        )
+    # Some devices make steps that others do not: sums over a further axis could come in another
+    # order on one device than on its partner, and wait for each other.
+    if sharding.mesh.size != sharding.mesh.shape[sharding.spec[0]]:
+        raise ValueError(
+            f"layer_sharding lies on a mesh of {dict(sharding.mesh.shape)} devices; allowed: a mesh"
+            f" whose axes other than {sharding.spec[0]!r} have the size 1."
+        )
+
+
+def layer_parallel(
+    network: Network,
+    sharding: NamedSharding,
+    activations: Sequence[Activation],
+) -> LayerParallel:
+    """Returns the arrangement for a network, if there is one.
+
+    Raises:
+      ValueError: the layers are not a first one, an equal and even number of stacked ones for each
+        device, and a last one; or their activations differ.
+    """
+    found = LayerParallel(network, sharding)
+    places = network.kernels
+    inner = {place.leaf for place in places[1:-1] if place.index is not None}
+    alone = [places[end].index is None for end in (0, -1)]
+    stacked = len(inner) == 1 and all(place.index is not None for place in places[1:-1])
+    if not (stacked and all(alone)):
+        raise ValueError(
+            f"params has the layers {list(network.names)}; layer_sharding needs a first layer, one"
+            " stack of equal layers (kernel of shape (layers, width, width)) and a last layer."
+        )
+    count, devices = len(places) - 2, found.devices
+    if count % (2 * devices):
+        raise ValueError(
+            f"params has {count} stacked layers, and layer_sharding spreads them over {devices}"
+            f" devices: allowed are multiples of {2 * devices}, an even number for each device."
+        )
+    if len(set(activations)) > 1:
+        raise ValueError(
+            "activation differs from layer to layer"
+            f" ({', '.join(dict.fromkeys(one.name for one in activations))}); with layer_sharding,"
+            " allowed is one for all."
+        )
+    return found
