@@ -209,7 +209,7 @@ def test_a_folder_with_somebody_elses_files_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "report.md").read_text() == "mine"
 
 
-def test_diverged_runs_are_counted_and_enter_no_mean(tmp_path, capsys):
+def test_diverged_runs_are_counted_and_enter_no_mean(tmp_path, capsys, drawn):
     out = tmp_path / "out"
     arguments = [*QUICK, "--learning-rate", "1e6", "--optimizers", "sgd,adam"]
     assert main([*arguments, "--out", str(out)]) == 0
@@ -321,7 +321,7 @@ def test_mnist_and_cora_run_from_their_files(tmp_path):
         assert math.isfinite(float(rows_of(tmp_path / f"{name}-out")[-1]["test_loss"]))
 
 
-def test_regression_and_gradient_counts(tmp_path, capsys):
+def test_regression_and_gradient_counts(tmp_path, capsys, drawn):
     arguments = ["compare", "--dataset", "diabetes", "--seeds", "1", "--epochs", "1"]
     arguments += ["--hidden", "4", "--no-tune", "--learning-rate", "0.01", "--optimizers"]
     arguments += ["sgd,heun", "--x-axis", "gradients", "--out", str(tmp_path / "out")]
@@ -335,7 +335,9 @@ def test_regression_and_gradient_counts(tmp_path, capsys):
     assert counts["heun"] == 2 * counts["sgd"] == 2 * (282 // 32)
 
 
-def test_a_picture_that_cannot_be_drawn_loses_nothing(tmp_path, capsys, monkeypatch, quick):
+def test_a_picture_that_cannot_be_drawn_loses_nothing(
+    tmp_path, capsys, monkeypatch, quick, drawn
+):
     def broken(contents):
         raise RuntimeError("no ink")
 

@@ -67,7 +67,7 @@ def refused(capsys, arguments, command="compare"):
     return line
 
 
-def test_own_data_and_optimizer_are_compared(here, capsys):
+def test_own_data_and_optimizer_are_compared(here, capsys, drawn):
     tuned = [word for word in COMPARE if word != "--no-tune"]
     assert main(tuned) == 0
     out = here / "tritia-compare" / "rows"

@@ -98,13 +98,6 @@ CASES = {
     "rk4": Trained(lambda n, rows: tritia.rk4(0.05), _gradient),
 }
 QUICK = {"tiam", "stochastic_tiam", "difference"}
-each_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[] if name in QUICK else pytest.mark.slow, id=name)
-        for name, case in CASES.items()
-    ],
-)
 
 
 def _step(case: Trained, optimizer: Any, params: Any, state: Any, x: Any, y: Any) -> Any:
@@ -135,8 +128,23 @@ def _alone(case: Trained) -> Any:
     return jax.device_get(params)
 
 
-@each_case
-@each_kind
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        pytest.param(
+            kind,
+            case,
+            # Explicit axes take tiam as long again to compile as Auto ones; it is quick with
+            # padding below.
+            marks=[]
+            if name in QUICK and (kind, name) != ("Explicit", "tiam")
+            else pytest.mark.slow,
+            id=f"{kind}-{name}",
+        )
+        for kind in MESHES
+        for name, case in CASES.items()
+    ],
+)
 def test_as_on_one_device_and_nothing_but_sums_travels(case, kind):
     params, examples = _spread(case, kind)
     state, step = _compiled(case, params, *examples, rows=_rows(kind))
@@ -190,7 +198,7 @@ def test_under_shard_map(name):
     chex.assert_trees_all_close(jax.device_get(params), _alone(case), rtol=1e-4, atol=1e-4)
 
 
-@each_kind
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
 def test_rows_that_are_no_multiple_of_the_devices_are_padded(kind):
     real, padding = N - 4, 4
     x, y = _examples()
@@ -214,7 +222,7 @@ def test_rows_that_are_no_multiple_of_the_devices_are_padded(kind):
     )
 
 
-@each_kind
+@pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
 def test_rows_on_devices_without_row_sharding(kind):
     """Works; where z and a lie is then the compiler's choice."""
     case = CASES["tiam"]
