@@ -14,10 +14,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
-from tests.contract import CASES, RUN, tree_gradient
+from tests.contract import RUN, each, tree_gradient
 
-TREES = [case for case in CASES if case.problem.any_tree]
-each_case = pytest.mark.parametrize("case", TREES, ids=lambda case: case.name)
+TREES = [case for case in RUN if case.problem.any_tree]
+OPTIMIZERS = {case: case.make() for case in TREES}
+each_case = each(TREES)
 SCHEDULE = optax.linear_schedule(0.1, 0.2, 5)
 
 # Clipping divides by what is left of a difference of sums, whose order differs between devices.
@@ -25,19 +26,27 @@ ROUNDING = {"scale_by_spectral_clipping": 1e-4, "spectral_momentum": 1e-4}
 
 each_transform = pytest.mark.parametrize(
     ("optimizer", "rtol"),
-    [(case.make(), ROUNDING.get(case.name, 1e-5)) for case in TREES]
-    + [
-        (optimizer, 1e-5)
-        for optimizer in (
-            tritia.difference(SCHEDULE, 3, 6),
-            tritia.bdf(SCHEDULE, 3),
-            tritia.adaptive_runge_kutta(0.1, "heun"),
-            tritia.rkc(SCHEDULE, 4),
-            tritia.heun(SCHEDULE, mode="transparent"),
-        )
+    [
+        *(
+            pytest.param(
+                OPTIMIZERS[case],
+                ROUNDING.get(case.name, 1e-5),
+                id=case.name,
+                marks=pytest.mark.slow if case.variant else [],
+            )
+            for case in TREES
+        ),
+        *(
+            pytest.param(optimizer, 1e-5, id=name)
+            for name, optimizer in {
+                "difference36_schedule": tritia.difference(SCHEDULE, 3, 6),
+                "bdf3_schedule": tritia.bdf(SCHEDULE, 3),
+                "adaptive_heun": tritia.adaptive_runge_kutta(0.1, "heun"),
+                "rkc_schedule": tritia.rkc(SCHEDULE, 4),
+                "heun_schedule": tritia.heun(SCHEDULE, mode="transparent"),
+            }.items()
+        ),
     ],
-    ids=[case.name for case in TREES]
-    + ["difference36_schedule", "bdf3_schedule", "adaptive_heun", "rkc_schedule", "heun_schedule"],
 )
 
 
@@ -56,6 +65,12 @@ def _train(optimizer, params, gradient=tree_gradient):
     return jax.lax.scan(step, (params, optimizer.init(params)), length=3)[0][0]
 
 
+@functools.cache
+def _alone(optimizer):
+    """A compiled `_train` on one device."""
+    return jax.jit(functools.partial(_train, optimizer))
+
+
 def _mesh(kind):
     return jax.make_mesh((2,), ("data",), axis_types=(kind,))
 
@@ -63,7 +78,7 @@ def _mesh(kind):
 @each_transform
 def test_explicit_axes(optimizer, rtol):
     mesh = _mesh(AxisType.Explicit)
-    alone = jax.jit(functools.partial(_train, optimizer))(_params())
+    alone = _alone(optimizer)(_params())
     with jax.set_mesh(mesh):
         split = {
             "w": NamedSharding(mesh, PartitionSpec("data")),
@@ -83,14 +98,14 @@ def test_params_that_vary_over_an_axis_of_shard_map(optimizer, rtol):
     split = jax.shard_map(train, mesh=_mesh(AxisType.Auto), in_specs=(parts,), out_specs=parts)
     together = jax.jit(split)(_params())
     halves = [jax.tree.map(lambda leaf, i=i: jnp.split(leaf, 2)[i], _params()) for i in range(2)]
-    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(jax.jit(train), halves))
+    alone = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(_alone(optimizer), halves))
     chex.assert_trees_all_close(together, alone, rtol=rtol)
 
 
 @each_case
 def test_data_parallel_in_shard_map(case):
     """Gradients are averaged over the devices; the params are the same on both."""
-    optimizer = case.make()
+    optimizer = OPTIMIZERS[case]
 
     def train(params, weights):
         def gradient(params):
@@ -104,9 +119,7 @@ def test_data_parallel_in_shard_map(case):
         train, mesh=_mesh(AxisType.Auto), in_specs=specs, out_specs=PartitionSpec()
     )
     after = jax.jit(split)(_params(), jnp.array([0.5, 1.5]))
-    chex.assert_trees_all_close(
-        after, jax.jit(functools.partial(_train, optimizer))(_params()), rtol=1e-5
-    )
+    chex.assert_trees_all_close(after, _alone(optimizer)(_params()), rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", RUN, ids=lambda case: case.name)

@@ -335,9 +335,7 @@ def test_regression_and_gradient_counts(tmp_path, capsys, drawn):
     assert counts["heun"] == 2 * counts["sgd"] == 2 * (282 // 32)
 
 
-def test_a_picture_that_cannot_be_drawn_loses_nothing(
-    tmp_path, capsys, monkeypatch, quick, drawn
-):
+def test_a_picture_that_cannot_be_drawn_loses_nothing(tmp_path, capsys, monkeypatch, quick, drawn):
     def broken(contents):
         raise RuntimeError("no ink")
 

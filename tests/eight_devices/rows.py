@@ -222,7 +222,8 @@ def test_rows_that_are_no_multiple_of_the_devices_are_padded(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
+@pytest.mark.slow  # of two devices in tests/alternating/test_surroundings.py
+@each_kind
 def test_rows_on_devices_without_row_sharding(kind):
     """Works; where z and a lie is then the compiler's choice."""
     case = CASES["tiam"]

@@ -271,8 +271,15 @@ def test_minibatches_train_the_layers_that_are_found():
     solver = tritia.stochastic_tiam(
         0.1, damping=1.0, activation="tanh", layer_order=("first", "b_middle", "a_last")
     )
-    updates, _ = solver.update(None, solver.init(start), start, inputs=X[:8], targets=Y[:8])
-    optimizer.update(model, None, inputs=X[:8], targets=Y[:8])
+    updates, _ = jax.jit(solver.update)(
+        None, solver.init(start), start, inputs=X[:8], targets=Y[:8]
+    )
+
+    @nnx.jit
+    def step(model, optimizer, x, y):
+        optimizer.update(model, None, inputs=x, targets=y)
+
+    step(model, optimizer, X[:8], Y[:8])
     chex.assert_trees_all_close(
         nnx.as_pure(nnx.state(model, nnx.Param)),
         optax.apply_updates(start, updates),
@@ -310,10 +317,11 @@ def test_an_ensemble_is_made_and_trained_inside_of_nnx_vmap():
     models = make(jax.random.split(jax.random.key(0), 2))
     structure, stacked = nnx.split(models)
     stacked = jax.tree.map(jnp.copy, stacked)  # what follows changes the variables
-    nnx.vmap(update, in_axes=(0, None, None))(models, X, Y)
+    nnx.jit(nnx.vmap(update, in_axes=(0, None, None)))(models, X, Y)
+    update_one = nnx.jit(update)
     for i in range(2):
         alone = nnx.merge(structure, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
-        update(alone, X, Y)
+        update_one(alone, X, Y)
         member = jax.tree.map(lambda leaf, i=i: leaf[i], nnx.state(models))
         chex.assert_trees_all_close(
             jax.tree.leaves(member), jax.tree.leaves(nnx.state(alone)), rtol=1e-4, atol=1e-6

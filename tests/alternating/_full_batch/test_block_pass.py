@@ -103,7 +103,7 @@ coefficient = st.floats(-0.5, 1.5)
         ("line_search", "forward", "leaky_relu"),
         ("backtracking", "backward", "silu"),
         ("exact", "red_black", "relu"),
-        ("exact", "pipeline", "tanh"),
+        pytest.param("exact", "pipeline", "tanh", marks=pytest.mark.slow),
         ("line_search", "pipeline", "relu"),
     ],
 )
@@ -133,10 +133,10 @@ def test_with_the_safeguard_the_objective_never_rises(step, order, activation, s
 @pytest.mark.parametrize(
     ("order", "activation"),
     [
-        ("forward", "relu"),
+        pytest.param("forward", "relu", marks=pytest.mark.slow),
         ("backward", "tanh"),
         ("symmetric", "relu6"),
-        ("backward", "softplus"),
+        pytest.param("backward", "softplus", marks=pytest.mark.slow),
         ("red_black", "relu"),
         ("pipeline", "tanh"),
     ],

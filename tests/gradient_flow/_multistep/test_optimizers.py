@@ -357,6 +357,7 @@ def test_the_schedule_is_read_once_per_step_and_never_for_the_past():
 
 @pytest.mark.parametrize("name", ["ab2", "bdf2", "difference23"])
 def test_the_learning_rate_can_be_differentiated(name, x64):
+    @jax.jit
     def after(rate):
         optimizer = tritia.linear_multistep(rate, SCHEMES[name])
 
@@ -371,7 +372,7 @@ def test_the_learning_rate_can_be_differentiated(name, x64):
 
     rate, small = jnp.asarray(0.05), 1e-5
     numerical = (after(rate + small) - after(rate - small)) / (2 * small)
-    np.testing.assert_allclose(jax.grad(after)(rate), numerical, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(after))(rate), numerical, rtol=1e-6)
 
 
 # --- Precision and memory ---

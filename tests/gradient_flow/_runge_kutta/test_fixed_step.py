@@ -109,7 +109,7 @@ def test_euler_is_sgd():
 
 
 @EACH_SCHEME
-@pytest.mark.parametrize("name", ["rosenbrock", "network"])
+@pytest.mark.parametrize("name", ["rosenbrock", pytest.param("network", marks=pytest.mark.slow)])
 def test_both_modes_give_the_same_trajectory(x64, scheme, name):
     opaque, _ = integrate(scheme, FLOWS[name], 0.03, 40)
     transparent, state = integrate(scheme, FLOWS[name], 0.03, 40, "transparent")
