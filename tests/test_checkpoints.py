@@ -70,7 +70,7 @@ def test_a_transparent_step_goes_on_after_any_of_its_stages(tmp_path, factory, s
 @pytest.mark.parametrize(
     "factory",
     [
-        tritia.mdlam,
+        pytest.param(tritia.mdlam, marks=pytest.mark.slow),
         functools.partial(tritia.tiam, inertia=tritia.Inertia(0.5, 0.5, 0.2), kernel_step="exact"),
     ],
     ids=["mdlam", "tiam"],

@@ -544,7 +544,14 @@ def test_map_params_sees_every_copy_of_the_params(case):
     assert [tuple(map(id, pair)) for pair in seen] == [tuple(map(id, pair)) for pair in expected]
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+# Of explicit axes are also tests/test_meshes.py and test_on_an_explicit_mesh.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(AxisType.Auto, id="auto"),
+        pytest.param(AxisType.Explicit, id="explicit", marks=pytest.mark.slow),
+    ],
+)
 @every_case_slow_for_solvers
 def test_shardings_are_kept(case, kind):
     """Params on two devices stay there, and every copy of them in the state lies as they do."""

@@ -108,8 +108,8 @@ def test_a_solver_is_spread():
 @pytest.mark.parametrize("memory", [pytest.param(None, marks=pytest.mark.slow), 30_000])
 def test_halving(memory):
     options = {"seeds": 3, "halving": Halving(), "memory": memory}
-    spread = _run("difference", _rates(18), None, **options)
-    alone = _run("difference", _rates(18), 1, seeds=3, halving=Halving())
+    spread = _run("difference", _rates(9), None, **options)
+    alone = _run("difference", _rates(9), 1, seeds=3, halving=Halving())
     np.testing.assert_array_equal(spread.trained, alone.trained)
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-4)
 

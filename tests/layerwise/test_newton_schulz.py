@@ -16,7 +16,7 @@ from tritia.layerwise._minimax import minimax, newton_schulz_polynomials
 
 def _step(matrix, *settings, **named):
     solver = tritia.scale_by_newton_schulz(*settings, **named)
-    return solver.update(matrix, solver.init(matrix))[0]
+    return jax.jit(solver.update)(matrix, solver.init(matrix))[0]
 
 
 def _polar(matrix):
@@ -81,9 +81,9 @@ def test_after_clipping_two_steps_do_what_five_do_without():
     chain = optax.chain(
         tritia.scale_by_spectral_clipping(8, refresh_period=1), tritia.scale_by_newton_schulz(2)
     )
-    state = chain.init(momentum)
+    state, update = chain.init(momentum), jax.jit(chain.update)
     for _ in range(5):
-        step, state = chain.update(momentum, state)
+        step, state = update(momentum, state)
     # Muon's five steps with one polynomial.
     x = momentum / jnp.linalg.norm(momentum)
     for _ in range(5):

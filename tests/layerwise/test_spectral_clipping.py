@@ -16,13 +16,17 @@ STEPS = 30  # of subspace iteration, on gaps wide enough for it to end
 
 def _step(momentum, rank, steps=STEPS, **settings):
     solver = tritia.scale_by_spectral_clipping(rank, refresh_period=1, **settings)
-    state = solver.init(momentum)
 
-    def body(state, _):
-        updates, state = solver.update(momentum, state)
-        return state, updates
+    @jax.jit
+    def last(momentum):
+        def body(state, _):
+            updates, state = solver.update(momentum, state)
+            return state, updates
 
-    return jax.tree.map(lambda leaf: leaf[-1], jax.lax.scan(body, state, length=steps)[1])
+        steps_taken = jax.lax.scan(body, solver.init(momentum), length=steps)[1]
+        return jax.tree.map(lambda leaf: leaf[-1], steps_taken)
+
+    return last(momentum)
 
 
 def _reference(matrix, rank):
@@ -85,10 +89,10 @@ def test_a_zero_gradient_gives_a_zero_step(shape, dtype):
     assert not jnp.any(step)
     # Nor does it spoil what follows.
     solver = tritia.scale_by_spectral_clipping(2, refresh_period=1)
-    momentum = jax.random.normal(jax.random.key(0), shape, dtype)
-    _, state = solver.update(zeros, solver.init(zeros))
-    first, _ = solver.update(momentum, state)
-    np.testing.assert_array_equal(first, solver.update(momentum, solver.init(zeros))[0])
+    momentum, update = jax.random.normal(jax.random.key(0), shape, dtype), jax.jit(solver.update)
+    _, state = update(zeros, solver.init(zeros))
+    first, _ = update(momentum, state)
+    np.testing.assert_array_equal(first, update(momentum, solver.init(zeros))[0])
 
 
 def test_a_rank_one_momentum(x64):
@@ -117,9 +121,9 @@ def test_a_direction_that_appears_later_is_found(x64):
     early[:, :4] = rng.normal(size=(12, 4))
     late[:] = rng.normal(size=(12, 8))
     late[:, 6] *= 50
-    state = solver.init(jnp.asarray(early))
+    state, update = solver.init(jnp.asarray(early)), jax.jit(solver.update)
     for momentum in [early] * 5 + [late] * 5:
-        step, state = solver.update(jnp.asarray(momentum), state)
+        step, state = update(jnp.asarray(momentum), state)
     reference = _reference(late, 2)
     assert np.linalg.svd(step, compute_uv=False)[0] < 1.2 * np.linalg.norm(reference, 2)
 
@@ -142,10 +146,10 @@ def test_half_precision_is_computed_in_float32(dtype, tolerance):
 
 def test_vectors_that_are_not_finite_are_refused():
     solver = tritia.scale_by_spectral_clipping(2, refresh_period=1)
-    momentum = jax.random.normal(jax.random.key(1), (6, 5))
-    _, state = solver.update(momentum * jnp.nan, solver.init(momentum))
-    step, _ = solver.update(momentum, state)
-    np.testing.assert_array_equal(step, solver.update(momentum, solver.init(momentum))[0])
+    momentum, update = jax.random.normal(jax.random.key(1), (6, 5)), jax.jit(solver.update)
+    _, state = update(momentum * jnp.nan, solver.init(momentum))
+    step, _ = update(momentum, state)
+    np.testing.assert_array_equal(step, update(momentum, solver.init(momentum))[0])
 
 
 def test_axes_say_what_the_matrices_are():
@@ -184,9 +188,9 @@ def test_refreshes_follow_their_period():
     solver = tritia.scale_by_spectral_clipping(2, refresh_period=3)
     keys = jax.random.split(jax.random.key(0), 7)
     momenta = [jax.random.normal(key, (6, 5)) for key in keys]
-    state, changed = solver.init(momenta[0]), []
+    state, changed, update = solver.init(momenta[0]), [], jax.jit(solver.update)
     for momentum in momenta:
-        _, new = solver.update(momentum, state)
+        _, new = update(momentum, state)
         changed.append(bool(jnp.any(new.vectors != state.vectors)))
         state = new
     assert changed == [True, False, False, True, False, False, True]

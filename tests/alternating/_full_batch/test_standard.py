@@ -89,10 +89,11 @@ def test_columns_far_from_zero_keep_their_digits():
         (True, False, {}),
         (True, True, {"kernel_step": "line_search"}),
         (False, False, {"restart": "always"}),
-        (
+        pytest.param(
             True,
             False,
             {"kernel_step": "backtracking", "inertia": tritia.Inertia(0.5, 0.4, 0.3)},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=str,
