@@ -80,9 +80,13 @@ def _trained(case: Case, steps: int = STEPS) -> tuple[Any, Any]:
     return params, state
 
 
-def _run(case: Case, optimizer: Any, params: Any, steps: int = STEPS, state: Any = None) -> Any:
-    state = optimizer.init(params) if state is None else state
-    step = jax.jit(functools.partial(_step, case, optimizer))
+@functools.cache
+def _compiled(case: Case, optimizer: Any) -> Any:
+    return jax.jit(functools.partial(_step, case, optimizer))
+
+
+def _run(case: Case, optimizer: Any, params: Any, steps: int = STEPS) -> Any:
+    state, step = optimizer.init(params), _compiled(case, optimizer)
     for _ in range(steps):
         params, state = step(params, state)
     return params, state

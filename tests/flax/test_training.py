@@ -78,8 +78,13 @@ def loss_of(model, x, y):
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    [(name, solver) for name in MODELS for solver in ("multistep", "inertia")]
-    + [("mlp", "transparent")],
+    [
+        *(("mlp", solver) for solver in SOLVERS),
+        ("cnn", "multistep"),
+        ("transformer", "inertia"),
+        pytest.param("cnn", "inertia", marks=pytest.mark.slow),
+        pytest.param("transformer", "multistep", marks=pytest.mark.slow),
+    ],
 )
 def test_nnx_models_train_as_they_are(name, solver):
     build, shape = MODELS[name]

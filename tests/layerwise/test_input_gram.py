@@ -51,7 +51,8 @@ def test_every_axis_layout_is_the_same_solve(damping, x64):
     assert tritia.layer_axes(loss)(gradients) == {"plain": MatrixAxes((0,), (1,)), **axes}
     _, inputs = tritia.with_layer_inputs(loss)(gradients)
     solver = tritia.scale_by_input_gram(damping=damping, rank=None, axes=axes, **ONCE)
-    scaled, _ = solver.update(gradients, solver.init(gradients), layer_inputs=inputs)
+    update = jax.jit(solver.update)
+    scaled, _ = update(gradients, solver.init(gradients), layer_inputs=inputs)
     np.testing.assert_allclose(scaled["plain"], expected, rtol=1e-8)
     np.testing.assert_allclose(scaled["net"]["transposed"].T, expected, rtol=1e-8)
     np.testing.assert_allclose(scaled["net"]["heads"].reshape(6, 4), expected, rtol=1e-8)

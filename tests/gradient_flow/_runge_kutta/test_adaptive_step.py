@@ -1,5 +1,7 @@
 """Adaptive steps against SciPy's and Diffrax's solutions, and where steps go wrong."""
 
+import functools
+
 import chex
 import diffrax
 import jax
@@ -137,7 +139,8 @@ def test_the_first_step_is_the_one_that_scipy_chooses(x64, pair, solver, scale):
     theirs = solver(lambda _, w: slope(w), 0.0, w, np.inf, rtol=1e-6, atol=1e-9).h_abs
     field = lambda w: -slope(w)  # noqa: E731
     optimizer = tritia.adaptive_runge_kutta(scheme=pair, rtol=1e-6, atol=1e-9)
-    _, state = optimizer.update(field(w), optimizer.init(w), jnp.asarray(w), grad_fn=field)
+    update = jax.jit(functools.partial(optimizer.update, grad_fn=field))
+    _, state = update(field(w), optimizer.init(w), jnp.asarray(w))
     if int(state.rejected) == 0:
         assert float(state.learning_rate) == pytest.approx(theirs, rel=1e-6)
     else:  # the heuristic knows no time scale: where it is too bold, the controller repairs it
