@@ -1,4 +1,4 @@
-"""What each of several devices computes, keeps and sends, with the rows spread over them.
+"""What each of several devices computes, keeps and sends, with rows or layers spread over them.
 
 Run `python -m benchmarks.scaling devices [--quick]`. It counts in compiled programs for 1, 2, 4 and
 8 devices of the host and runs none of them: so many devices on a few cores have no speed to show.
@@ -68,14 +68,44 @@ def counts(name: str, devices: int, rows: int, widths: tuple[int, ...]) -> Count
 
     def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
         grads, extra = None, {"inputs": x, "targets": y}
-        if not name.endswith("tiam"):
+        if "tiam" not in name:
             grad_fn = functools.partial(jax.grad(loss), x=x, y=y)
             grads, extra = grad_fn(params), {"grad_fn": grad_fn}
         update = optax.with_extra_args_support(optimizer).update
         updates, state = update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
-    compiled = jax.jit(step).lower(params, optimizer.init(params), x, y).compile()
+    return _counted(jax.jit(step).lower(params, optimizer.init(params), x, y).compile())
+
+
+def layer_counts(devices: int, rows: int, widths: tuple[int, int, int], stacked: int) -> Counts:
+    """The same of `tritia.tiam`, with a stack of layers between the first and the last."""
+    mesh = jax.make_mesh((devices,), ("layers",), (AxisType.Auto,), devices=jax.devices()[:devices])
+    everywhere, spread = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((), ("layers",)))
+    inputs, width, outs = widths
+    order = ("first", "inner", "last")
+    shapes = ((inputs, width), (stacked, width, width), (width, outs))
+    params = {
+        name: {"kernel": jnp.ones(shape), "bias": jnp.zeros((*shape[:-2], shape[-1]))}
+        for name, shape in zip(order, shapes, strict=True)
+    }
+    params = {
+        name: jax.device_put(layer, spread if name == "inner" else everywhere)
+        for name, layer in params.items()
+    }
+    solver = tritia.tiam(rows, block_order="red_black", layer_order=order, layer_sharding=spread)
+    x = jax.ShapeDtypeStruct((rows, inputs), jnp.float32, sharding=everywhere)
+    y = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=everywhere)
+
+    def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
+        updates, state = solver.update(None, state, params, inputs=x, targets=y)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step).lower(params, solver.init(params), x, y).compile()
+    return _counted(compiled)
+
+
+def _counted(compiled: Any) -> Counts:
     return Counts(
         compiled.cost_analysis()["flops"],
         sum(bytes_of_collectives(compiled).values()),
@@ -93,9 +123,9 @@ def main() -> None:
     print(f"Of each device, {rows} rows of {'-'.join(map(str, widths))} together:\n")
     head = ["", "devices", "Mflop", "of the ideal", "MB temporary", "of the ideal", "MB sent"]
 
-    def lines() -> Any:
-        for name in SIDES:
-            found = {n: counts(name, n, rows, widths) for n in DEVICES}
+    def lines(sides: Mapping[str, Callable[[int], Counts]]) -> Any:
+        for name, count in sides.items():
+            found = {n: count(n) for n in DEVICES}
             for n, one in found.items():
                 flops, temporary = found[1].flops / n, found[1].temporary / n
                 yield [
@@ -108,7 +138,16 @@ def main() -> None:
                     f"{one.sent / 2**20:.2f}",
                 ]
 
-    table(head, lines())
+    def of_rows(name: str) -> Callable[[int], Counts]:
+        return lambda devices: counts(name, devices, rows, widths)
+
+    table(head, lines({name: of_rows(name) for name in SIDES}))
+    rows, stacked, deep = (64, 16, (64, 32, 10)) if quick else (2048, 64, (784, 256, 10))
+    print(
+        f"Of each device, {rows} rows of {'-'.join(map(str, deep))} with {stacked} stacked layers"
+        " after the first, which are spread over the devices:\n"
+    )
+    table(head, lines({"tiam": lambda devices: layer_counts(devices, rows, deep, stacked)}))
 
 
 if __name__ == "__main__":

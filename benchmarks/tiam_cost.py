@@ -4,6 +4,7 @@ Run `python -m benchmarks.tiam_cost [PART...] [--quick]` with any of the parts
 
   grid      an update against a step of Adam on all rows: wide, tall and large data, 2 to 12 layers
   profile   the time of an update by kind of work
+  stack     stacked layers as one batch (`layer_sharding` on one device), and one after the other
 
 and it prints Markdown. The rate of a method is the floating-point operations of its matrix
 products, counted in its program, over its time; beside it stands the rate of the largest product of
@@ -20,6 +21,7 @@ import json
 import math
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
 from benchmarks import programs
@@ -226,7 +229,53 @@ def show_profile(quick: bool) -> None:
     table(["data", "method", "an update, ms (quartiles)", *names], cells())
 
 
-PARTS: Mapping[str, Callable[[bool], None]] = {"grid": show_grid, "profile": show_profile}
+def show_stack(quick: bool) -> None:
+    """Stacked layers, one after the other and as one batch."""
+    count, width, rounds = (200, 20, 5) if quick else (1500, 100, ROUNDS // 2)
+    print(f"{count} rows of 64, {width} units a hidden layer, in the order red_black:\n")
+    mesh = jax.make_mesh((1,), ("layers",), (AxisType.Auto,), devices=jax.devices()[:1])
+    ways = {"one after the other": None, "as a batch": NamedSharding(mesh, PartitionSpec("layers"))}
+    order = ("first", "inner", "last")
+
+    def cells() -> Iterator[list[str]]:
+        for depth in (4, 12) if quick else (6, 12, 24):
+            first, *inner, last = perceptron((64, *(depth - 1) * (width,), 10))
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inner)
+            params = dict(zip(order, (first, stacked, last), strict=True))
+            data, compiling, temporary, sides = examples(count, (64, 10)), {}, {}, {}
+            for name, sharding in ways.items():
+                solver = tritia.tiam(
+                    count, block_order="red_black", layer_order=order, layer_sharding=sharding
+                )
+                state = solver.init(params)
+                jax.clear_caches()
+                began = time.process_time()
+                step = jax.jit(tiam_step(solver), donate_argnums=(0, 1))
+                compiled = step.lower(params, state, *data).compile()
+                compiling[name] = time.process_time() - began
+                temporary[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+                sides[name] = carried(compiled, (params, state), *data)
+            found, alone = in_turn(sides, rounds), "one after the other"
+            for name in ways:
+                yield [
+                    str(depth),
+                    name,
+                    f"{compiling[name]:.1f}",
+                    f"{compiling[name] / compiling[alone]:.2f}",
+                    milliseconds(found[name]),
+                    f"{found[name].median / found[alone].median:.2f}",
+                    f"{temporary[name]:.0f}",
+                ]
+
+    head = ["layers", "", "tracing and compiling, CPU s", "ratio", "an update, ms (quartiles)"]
+    table([*head, "ratio", "temporary, MiB"], cells())
+
+
+PARTS: Mapping[str, Callable[[bool], None]] = {
+    "grid": show_grid,
+    "profile": show_profile,
+    "stack": show_stack,
+}
 
 
 def main() -> None:

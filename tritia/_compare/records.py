@@ -6,6 +6,7 @@ A *listener* is a function of one `Record`: a user's own (`own_code.find`), or a
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +124,10 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             run = self._folder / record.optimizer / f"seed{record.seed}"
-            self._writers[record.seed] = SummaryWriter(str(run), flush_secs=_FLUSH_SECONDS)
+            # It names files by the second, and overwrites one that is as old.
+            self._writers[record.seed] = SummaryWriter(
+                str(run), flush_secs=_FLUSH_SECONDS, filename_suffix=f".{time.time_ns()}"
+            )
         writer = self._writers[record.seed]
         for name, value in record.metrics.items():
             writer.add_scalar(name, value, record.epoch)

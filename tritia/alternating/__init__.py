@@ -29,6 +29,18 @@ output to the inputs and "forward" the other way; "symmetric" does both. In "red
 layer comes first, and in "pipeline" all kernels come last: among those, no visit reads what another
 one writes.
 
+## Deep networks, and layers over devices
+
+Equal layers may be stacked in one kernel (layers, width, width) and one bias (layers, width), as
+`nnx.vmap` and `nnx.scan` make them; by default they are solved one after the other like any others.
+In the order "red_black" every second one can be solved at the same time: with
+`layer_sharding=NamedSharding(mesh, PartitionSpec("layers"))` each device of the mesh axis holds its
+share of the stack, with its z and a, and an update sends the neighbouring devices 3 arrays (n,
+width) whatever the depth; the params of the first and the last layer, which lie on every device,
+are summed. A mesh of one device solves half of the stack as one batch: of 24 layers of 100 an
+update then compiled in 0.28 of the time and took 0.8 of the time of one after the other, with 2.8
+times the temporary memory.
+
 ## Inertia
 
 For a block u with the last displacement :math:`d = u - u_{prev}`, triple inertia is
@@ -60,6 +72,12 @@ longer that of one run of descent: an update ends at most at the network's loss 
 decay, from where it started, and the safeguard guarantees no more. `restart="guarded"` restarts a
 row only where the objective does not rise by it; this keeps the promise that the objective never
 rises, and most of the stall.
+
+With "always" take larger steps, `inertia=Inertia(0.0, 0.0, 0.6)` and `penalty_growth=2.8`: a deep
+network that restarts under the defaults does not learn. On 21 tables of classification these three
+settings were better than the defaults (validation accuracy 0.820, 0.809; on 6 of them with 10
+layers 0.833, 0.812), on a regression worse (diabetes, R^2 of test rows 0.38, 0.45), which is why
+they are no defaults.
 
 ## Penalties
 

@@ -556,3 +556,18 @@ def test_row_sharding():
         .as_text()
     )
     assert f"tensor<{N}x{N}x" not in hlo
+
+
+def test_state_and_data_may_be_closed_over_by_a_traced_function():
+    x, y = make_data()
+    params, solver = make_params(D, K), tritia.tiam(N)
+    state = solver.init(params)
+
+    def first_step(params):
+        return solver.update(None, state, params, inputs=x, targets=y)[0]
+
+    expected = jax.jit(lambda params, state: solver.update(None, state, params, inputs=x, targets=y))
+    assert_close(jax.jit(first_step)(params), expected(params, state)[0])
+    bad = jnp.full_like(x, jnp.nan)
+    with pytest.raises(ValueError, match="inputs is nan in row 0"):
+        jax.jit(lambda p: solver.update(None, state, p, inputs=bad, targets=y)[0])(params)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tritia import _mesh as on_mesh
@@ -325,7 +326,8 @@ def tiam(
             num_examples=n,
             loss=the_loss,
         )
-        if ex.can_be_read(state.count, inputs, targets, weights) and state.count == 0:
+        # By NumPy: a comparison inside of a trace is traced, whatever is compared.
+        if ex.can_be_read(state.count, inputs, targets, weights) and np.asarray(state.count) == 0:
             ex.check_values(inputs, targets, weights, the_loss, network.sizes[-1])
         axes = varying_axes((params, state))
         shards = varying_axes(examples) - axes
