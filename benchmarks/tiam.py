@@ -326,6 +326,9 @@ def show_rows(folders: Mapping[str, Path | None], seeds: int) -> None:
         "the same, triple inertia 0.5": lambda n: tritia.triple_inertia(
             tiam(n, mu=falling), predict=0.5
         ),
+        'restart="always", penalty_growth=2.8, correct=0.9': lambda n: tiam(
+            n, penalty_growth=2.8, inertia=tritia.Inertia(0.0, 0.0, 0.9)
+        ),
         **{f"Adam, {rate}": lambda n, rate=rate: optax.adam(rate) for rate in (1e-3, 3e-3, 1e-2)},
         "L-BFGS": lambda n: optax.lbfgs(),
     }

