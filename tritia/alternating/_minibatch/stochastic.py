@@ -142,7 +142,7 @@ def stochastic_tiam(
       `tritia.TripleInertiaState` around a `StochasticTiamState`, or the latter alone; no array of
       it has a row per example. On a mesh with rows spread over devices, only sums over them travel;
       the Gram matrices and their inverses lie where the compiler puts them, and on every device
-      under explicit axes.
+      under explicit axes. Kernels that are split over devices are gathered for their solves.
 
     Raises:
       ValueError: a number outside its range, an unknown name, exact targets with a step of a
