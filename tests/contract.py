@@ -163,6 +163,7 @@ CASES = [
         RATE,
         {"scheme": tritia.heavy_ball_scheme("9/10")},
         bad=(BAD_RATE, *BAD_SCHEME, BAD_DTYPE),
+        variant=True,  # displacements as in the case before, a rate as in adams_bashforth4
     ),
     *(
         Case(
@@ -171,6 +172,7 @@ CASES = [
             RATE,
             {"order": order},
             wide_memory=False,
+            variant=order == 1,
         )
         for order in (1, 4)
     ),
@@ -215,6 +217,7 @@ CASES = [
             bad=bad,
             masked=False,
             alias=name == "rk4",
+            variant=name == "rkc",  # a rule as in dormand_prince, stages as in rkc_transparent
         )
         for name, factory, static, bad in (
             ("rk4", tritia.rk4, {}, (BAD_RATE, BAD_MODE, BAD_PRECONDITIONER)),
@@ -240,6 +243,7 @@ CASES = [
             {"mode": "transparent", **static},
             wide_memory=False,  # between steps it keeps nothing
             alias=name == "heun",  # the case with a preconditioner has its memory, and more
+            variant=name == "rk4",  # rk38 has a slot more
         )
         for name, factory, static in (
             # One for each way to use the memory between stages: none, a slope, a slope and then a
@@ -286,6 +290,7 @@ CASES = [
                 ({"projection": 1.0}, TypeError, "projection"),
                 BAD_DTYPE,
             ),
+            variant=name == "",  # what the other case does, and less
         )
         for name, static in (
             ("", {}),

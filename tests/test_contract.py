@@ -33,9 +33,11 @@ STEPS = 4
 
 
 # Where something is run, aliases are left out: `test_an_alias_is_its_general_form` stands for them.
-every_factory = _each(CASES)
+every_factory = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_case = _each(RUN)
 every_tree_case = _each([case for case in RUN if case.problem.any_tree])
+# What wraps a transform is not compiled around a solver here: test_tiam.py and test_stochastic.py
+# have scans and vmaps of theirs.
 every_tuned_case = _each([case for case in RUN if case.numbers])
 # The layer-wise solvers take seconds to compile for another dtype or sharding.
 every_case_slow_for_solvers = pytest.mark.parametrize(

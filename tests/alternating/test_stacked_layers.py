@@ -36,16 +36,25 @@ def one_by_one(params):
     return [params["first"], *middle, params["last"]]
 
 
+TIAM = tritia.tiam, {"inertia": tritia.Inertia(0.2, 0.1, 0.3)}
+STOCHASTIC = tritia.stochastic_tiam, {}
+HEAVY_BALL = tritia.stochastic_tiam, {"step": tritia.Inertia(0.9), "learning_rate": 0.1}
+
+
 @pytest.mark.parametrize(
-    ("make", "settings"),
+    ("make", "settings", "layers", "bias"),
     [
-        (tritia.tiam, {"inertia": tritia.Inertia(0.2, 0.1, 0.3)}),
-        (tritia.stochastic_tiam, {}),
-        (tritia.stochastic_tiam, {"step": tritia.Inertia(0.9), "learning_rate": 0.1}),
+        (*TIAM, 2, True),
+        (*STOCHASTIC, 3, False),
+        *(
+            pytest.param(*solver, 4, bias, marks=pytest.mark.slow)
+            for solver in (TIAM, STOCHASTIC, HEAVY_BALL)
+            for bias in (True, False)
+        ),
     ],
 )
-@pytest.mark.parametrize("bias", [True, False])
-def test_stacked_layers_are_trained_as_layers_of_their_own(make, settings, bias):
+def test_stacked_layers_are_trained_as_layers_of_their_own(make, settings, layers, bias):
+    settings = dict(settings)
     first = N if make is tritia.tiam else settings.pop("learning_rate", 0.01)
 
     def train(params, layer_order):
@@ -61,7 +70,7 @@ def test_stacked_layers_are_trained_as_layers_of_their_own(make, settings, bias)
             params, state = step(params, state)
         return params, state
 
-    params = stacked_params(bias=bias)
+    params = stacked_params(layers, bias)
     found, state = train(params, ORDER)
     expected, other = train(one_by_one(params), None)
     chex.assert_trees_all_equal_shapes(found, params)
@@ -93,13 +102,20 @@ class Scanned(nnx.Module):
 
 
 def test_a_scanned_flax_model_is_found_and_trained():
-    model = Scanned(3)
+    model = Scanned(2)
     start = nnx.as_pure(nnx.state(model, nnx.Param))
     optimizer = nnx.Optimizer(model, tritia.flax.tiam(model, N), wrt=nnx.Param)
-    optimizer.update(model, None, inputs=X, targets=Y)
+    nnx.jit(lambda model, optimizer: optimizer.update(model, None, inputs=X, targets=Y))(
+        model, optimizer
+    )
     solver = tritia.tiam(N, activation="tanh", layer_order=ORDER)
-    updates, _ = solver.update(None, solver.init(start), start, inputs=X, targets=Y)
-    expected = optax.apply_updates(start, updates)
+
+    @jax.jit
+    def one_step(params):
+        moves, _ = solver.update(None, solver.init(params), params, inputs=X, targets=Y)
+        return optax.apply_updates(params, moves)
+
+    expected = one_step(start)
     chex.assert_trees_all_close(
         nnx.as_pure(nnx.state(model, nnx.Param)), expected, rtol=1e-4, atol=1e-5
     )

@@ -23,9 +23,11 @@ SCHEDULE = optax.cosine_decay_schedule(0.3, 10)
 HUBER = tritia.alternating.smooth_loss(lambda z, y: optax.huber_loss(z, y).sum(-1))
 
 
-def make_params(dtype=jnp.float32, seed=0):
-    shapes = ((D, 8), (8, 5), (5, K))
-    keys = jax.random.split(jax.random.key(seed), 3)
+TWO_LAYERS = ((D, 8), (8, K))
+
+
+def make_params(dtype=jnp.float32, seed=0, shapes=((D, 8), (8, 5), (5, K))):
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
     return [
         {"kernel": jax.random.normal(key, shape, dtype), "bias": jnp.zeros(shape[1], dtype)}
         for key, shape in zip(keys, shapes, strict=True)
@@ -89,7 +91,13 @@ def targets_for(settings):
 
 
 @every_setting
-@pytest.mark.parametrize("weights", [None, jnp.ones(N)], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param(None, id="plain", marks=pytest.mark.slow),
+        pytest.param(jnp.ones(N), id="weighted"),
+    ],
+)
 def test_ranks_and_dtypes_are_not_promoted_implicitly(name, settings, weights):
     """JAX's strictest modes; with params narrower than the solver's arithmetic (jax 7368)."""
     params, solver = make_params(jnp.bfloat16), make(name, settings)
@@ -120,13 +128,13 @@ def trained_twice(name, solver, params, x, y):
     [
         ("tiam", {}),
         ("stochastic_tiam", {}),
-        ("stochastic_tiam", {"step": HEAVY_BALL}),
+        pytest.param("stochastic_tiam", {"step": HEAVY_BALL}, marks=pytest.mark.slow),
         ("scale_by_input_gram", {}),
     ],
 )
 def test_rows_over_explicit_axes(name, settings):
     """`jax.make_mesh`'s own axes: the rows are split, and so are the params where they can be."""
-    solver, params = make(name, settings), make_params()
+    solver, params = make(name, settings), make_params(shapes=TWO_LAYERS)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
     def update(params, state, updates, given):
@@ -177,13 +185,15 @@ def test_params_that_vary_over_an_axis_of_shard_map(name, settings):
     "settings",
     [
         {},
-        {"step": HEAVY_BALL, "max_gram": 1},
-        {"step": HEAVY_BALL, "target_step": "exact", "rank": 2},
+        pytest.param({"step": HEAVY_BALL, "max_gram": 1}, marks=pytest.mark.slow),
+        pytest.param(
+            {"step": HEAVY_BALL, "target_step": "exact", "rank": 2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_minibatch_rows_over_shard_map_are_one_batch(settings):
     """Plain data parallelism: means are over all rows, and the params stay the same everywhere."""
-    solver, params = make("stochastic_tiam", settings), make_params()
+    solver, params = make("stochastic_tiam", settings), make_params(shapes=TWO_LAYERS)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     train = functools.partial(trained_twice, "stochastic_tiam", solver)
     specs = (P(), P("data"), P("data"))
@@ -247,12 +257,20 @@ def test_reverse_mode_is_forward_mode(name, make_solver, number):
     """A gradient by a hyperparameter through two updates, refreshes included (optax 228)."""
 
     def outcome(number):
-        params = trained_twice(name, make_solver(number), make_params(), X, Y)
+        params = trained_twice(name, make_solver(number), make_params(shapes=TWO_LAYERS), X, Y)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
     _, forward = jax.jit(lambda number: jax.jvp(outcome, (number,), (1.0,)))(number)
     assert float(jnp.abs(forward)) > 1e-3
     np.testing.assert_allclose(jax.jit(jax.grad(outcome))(number), forward, rtol=1e-4)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update_at_a_rate(target_step, rate, params):
+    solver = tritia.stochastic_tiam(
+        lambda count: rate, step=HEAVY_BALL, target_step=target_step, activation="tanh"
+    )
+    return solver.update(None, solver.init(params), params, inputs=X, targets=Y)[0]
 
 
 @pytest.mark.parametrize(
@@ -265,20 +283,10 @@ def test_the_smallest_learning_rates(dtype, rate, x64):
     The exact targets differ from it by 1.17 times the rate here, as float64 shows, and below the
     root of rounding by what they do at that root: float32 adds another hundredth of it.
     """
-    params = make_params(dtype)
-
-    def update(target_step):
-        solver = tritia.stochastic_tiam(
-            lambda count: jnp.asarray(rate, dtype),
-            step=HEAVY_BALL,
-            target_step=target_step,
-            activation="tanh",
-        )
-        return jax.jit(functools.partial(solver.update, None, inputs=X, targets=Y))(
-            solver.init(params), params
-        )[0]
-
-    exact, first_order = update("exact"), update("gradient")
+    params, rates = make_params(dtype), jnp.asarray(rate, dtype)
+    exact, first_order = (
+        update_at_a_rate(target_step, rates, params) for target_step in ("exact", "gradient")
+    )
     chex.assert_tree_all_finite((exact, first_order))
     scale = max(rate, 1e-30)
     chex.assert_trees_all_close(
@@ -412,7 +420,7 @@ def test_other_containers_of_data(make_solver):
 
 def test_values_that_other_processes_hold_are_not_read(monkeypatch):
     """Outside of jit, at the first update, NaN is looked for only where it can be."""
-    params, solver = make_params(), tritia.tiam(N)
+    params, solver = make_params(shapes=((D, K),)), tritia.tiam(N)
     spoilt = X.at[0, 0].set(jnp.nan)
     with pytest.raises(ValueError, match="inputs is nan in row 0"):
         solver.update(None, solver.init(params), params, inputs=spoilt, targets=Y)

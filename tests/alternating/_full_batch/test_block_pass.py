@@ -99,8 +99,8 @@ coefficient = st.floats(-0.5, 1.5)
     ("step", "order", "activation"),
     [
         ("exact", "backward", "relu"),
-        ("exact", "symmetric", "tanh"),
-        ("line_search", "forward", "leaky_relu"),
+        pytest.param("exact", "symmetric", "tanh", marks=pytest.mark.slow),
+        pytest.param("line_search", "forward", "leaky_relu", marks=pytest.mark.slow),
         ("backtracking", "backward", "silu"),
         ("exact", "red_black", "relu"),
         pytest.param("exact", "pipeline", "tanh", marks=pytest.mark.slow),
@@ -134,8 +134,8 @@ def test_with_the_safeguard_the_objective_never_rises(step, order, activation, s
     ("order", "activation"),
     [
         pytest.param("forward", "relu", marks=pytest.mark.slow),
-        ("backward", "tanh"),
-        ("symmetric", "relu6"),
+        pytest.param("backward", "tanh", marks=pytest.mark.slow),
+        pytest.param("symmetric", "relu6", marks=pytest.mark.slow),
         pytest.param("backward", "softplus", marks=pytest.mark.slow),
         ("red_black", "relu"),
         ("pipeline", "tanh"),
@@ -157,7 +157,7 @@ def test_inequality_passes_are_feasible(order, activation):
             assert float(jnp.max(gap)) <= eps + 1e-5
 
 
-@pytest.mark.parametrize("step", ["exact", "line_search"])
+@pytest.mark.parametrize("step", ["exact", pytest.param("line_search", marks=pytest.mark.slow)])
 def test_with_constant_eps_the_objective_falls_under_inequality_too(step):
     values = np.asarray(train(method("inequality", step), 20, 0, numbers(), (0.3, 0.3, 0.3))[0])
     assert np.all(np.diff(values) <= 1e-5 * values[:-1])
@@ -165,7 +165,11 @@ def test_with_constant_eps_the_objective_falls_under_inequality_too(step):
 
 @pytest.mark.parametrize(
     ("coupling", "step"),
-    [("penalty", "exact"), ("penalty", "backtracking"), ("inequality", "line_search")],
+    [
+        ("penalty", "exact"),
+        pytest.param("penalty", "backtracking", marks=pytest.mark.slow),
+        ("inequality", "line_search"),
+    ],
 )
 def test_zero_inertia_is_the_plain_method_exactly(coupling, step):
     """Traced zeros go through every extrapolation; Python zeros skip them."""
@@ -193,11 +197,14 @@ def test_inertia_changes_the_iterates():
         assert float(jnp.max(jnp.abs(plain - moved))) > 1e-4
 
 
-def test_a_fixed_point_stays_fixed(x64):
-    _, _, variables = train(method(), 1000, 0, numbers(1.0, 1.0, 2.0), (0.0, 0.0, 0.3))
-    _, _, examples = problem(0)
-    settled = numbers(1.0, 1.0, 2.0)
-    once = jax.jit(lambda v: update_blocks(method(), settled, Inertias(), v, examples))
+@pytest.mark.parametrize(
+    ("activation", "seed"), [pytest.param("relu", 0, marks=pytest.mark.slow), ("tanh", 1)]
+)
+def test_a_fixed_point_stays_fixed(x64, activation, seed):
+    chosen, settled = method(activation=activation), numbers(1.0, 1.0, 2.0)
+    _, _, variables = train(chosen, 1000, seed, settled, (0.0, 0.0, 0.3))
+    _, _, examples = problem(seed)
+    once = jax.jit(lambda v: update_blocks(chosen, settled, Inertias(), v, examples))
     again = once(variables).variables
     for before, after in zip(jax.tree.leaves(variables), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)

@@ -82,6 +82,7 @@ def test_it_is_the_order_red_black(settings, weights):
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_objective_never_rises():
     params, solver = make_params(6), solver_of(LAYERS, inertia=tritia.Inertia(0.0, 0.0, 0.9))
     step = jax.jit(lambda params, state: solver.update(None, state, params, inputs=X, targets=Y))

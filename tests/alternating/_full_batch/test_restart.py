@@ -63,12 +63,14 @@ def train(params, x, y, rho=1e-3, gamma=1e-3, mu=0.1, *, steps, restart="guarded
     return jax.lax.scan(body, (params, solver.init(params)), length=steps)
 
 
+@pytest.mark.parametrize(
+    "loss", ["softmax_cross_entropy", pytest.param("squared_error", marks=pytest.mark.slow)]
+)
 @hypothesis.given(
     seed=st.integers(0, 100),
     rho=st.floats(1e-3, 1.0),
     gamma=st.floats(1e-3, 1.0),
     mu=st.floats(0.0, 1.0),
-    loss=st.sampled_from(["softmax_cross_entropy", "squared_error"]),
 )
 def test_the_objective_never_rises(x64, seed, rho, gamma, mu, loss):
     x, y = make_data(seed)

@@ -87,7 +87,7 @@ def test_columns_far_from_zero_keep_their_digits():
     ("bias", "weighted", "settings"),
     [
         (True, False, {}),
-        (True, True, {"kernel_step": "line_search"}),
+        pytest.param(True, True, {"kernel_step": "line_search"}, marks=pytest.mark.slow),
         (False, False, {"restart": "always"}),
         pytest.param(
             True,

@@ -100,7 +100,9 @@ def test_the_objective_is_the_documented_one():
     np.testing.assert_allclose(report.step_norms, steps, rtol=1e-4)
 
 
-@pytest.mark.parametrize("preset", [tritia.dlam, tritia.mdlam, tritia.bcd])
+@pytest.mark.parametrize(
+    "preset", [tritia.dlam, pytest.param(tritia.mdlam, marks=pytest.mark.slow), tritia.bcd]
+)
 def test_the_published_methods_run(preset):
     x, y = make_data()
     params = make_params(D, 20, K)
@@ -176,7 +178,9 @@ def test_missing_biases_stay_missing():
     assert float(jnp.mean(apply(trained, x).argmax(axis=1) == y)) > 0.8
 
 
-@pytest.mark.parametrize("kernel_step", ["exact", "line_search"])
+@pytest.mark.parametrize(
+    "kernel_step", ["exact", pytest.param("line_search", marks=pytest.mark.slow)]
+)
 def test_padded_rows_change_nothing(kernel_step):
     x, y = make_data()
     params = make_params(D, 8, K)
@@ -190,7 +194,10 @@ def test_padded_rows_change_nothing(kernel_step):
     assert bool(tritia.tiam_diagnostics(state).finite)
 
 
-@pytest.mark.parametrize(("kernel_step", "hidden"), [("auto", 64), ("line_search", 15)])
+@pytest.mark.parametrize(
+    ("kernel_step", "hidden"),
+    [pytest.param("auto", 64, marks=pytest.mark.slow), ("line_search", 15)],
+)
 def test_rows_of_weight_zero_stay_bounded(kernel_step, hidden):
     """Going on from fits that no block pass made for them, they grew by a third an update."""
     keys = jax.random.split(jax.random.key(1), 2)
@@ -216,18 +223,24 @@ def test_a_weight_of_two_is_the_row_twice():
     assert_close(weighted, twice, 2e-3)
 
 
-def test_one_hot_targets_are_labels_and_column_targets_are_vectors():
+def test_one_hot_targets_are_labels():
     x, y = make_data()
     params = make_params(D, 8, K)
     labels, _ = train(tritia.tiam(N), params, x, y, 3)
     one_hot, _ = train(tritia.tiam(N), params, x, jax.nn.one_hot(y, K), 3)
     assert_close(one_hot, labels, 1e-6)
-    for loss in ("squared_error", "sigmoid_cross_entropy"):
-        column = make_params(D, 8, 1)
-        target = (y == 0).astype(jnp.float32)
-        flat, _ = train(tritia.tiam(N, loss=loss), column, x, target, 3)
-        shaped, _ = train(tritia.tiam(N, loss=loss), column, x, target[:, None], 3)
-        assert_close(flat, shaped, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss", ["squared_error", pytest.param("sigmoid_cross_entropy", marks=pytest.mark.slow)]
+)
+def test_a_flat_target_is_a_column(loss):
+    x, y = make_data()
+    column = make_params(D, 8, 1)
+    target = (y == 0).astype(jnp.float32)
+    flat, _ = train(tritia.tiam(N, loss=loss), column, x, target, 3)
+    shaped, _ = train(tritia.tiam(N, loss=loss), column, x, target[:, None], 3)
+    assert_close(flat, shaped, 1e-6)
 
 
 def test_a_users_loss_is_the_named_one():
@@ -264,6 +277,9 @@ def test_history_is_kept_only_where_it_is_read():
     assert len(both.activation_displacements) == 1
 
 
+DEGENERATE = ("one row", "constant columns", "duplicate columns", "wide")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64])
 def test_dtypes(dtype, x64):
@@ -277,8 +293,19 @@ def test_dtypes(dtype, x64):
     assert float(accuracy) > 0.85
 
 
-@pytest.mark.parametrize("case", ["one row", "constant columns", "duplicate columns", "wide"])
-@pytest.mark.parametrize("kernel_step", ["exact", "line_search"])
+@pytest.mark.parametrize(
+    ("kernel_step", "case"),
+    [
+        *(
+            pytest.param("exact", case, marks=pytest.mark.slow if case == "wide" else [])
+            for case in DEGENERATE
+        ),
+        *(
+            pytest.param("line_search", case, marks=[] if case == "wide" else pytest.mark.slow)
+            for case in DEGENERATE
+        ),
+    ],
+)
 def test_degenerate_data_gives_no_nan(case, kernel_step):
     x, y = make_data()
     if case == "one row":
@@ -315,8 +342,8 @@ def test_schedules_and_changed_params():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel_step": "exact"},
-        {"kernel_step": "line_search"},
+        pytest.param({"kernel_step": "exact"}, marks=pytest.mark.slow),
+        pytest.param({"kernel_step": "line_search"}, marks=pytest.mark.slow),
         {"kernel_step": "backtracking", "inertia": tritia.Inertia(0.5, 0.5, 0.3)},
         {"coupling": "inequality", "block_order": "forward"},
         {"block_order": "symmetric", "kernel_step": "exact", "num_examples": 5},

@@ -14,6 +14,7 @@ from tritia.alternating._blocks.rows import Rows
 
 inertial = functools.partial(tritia.stochastic_tiam, step=tritia.Inertia(0.9))
 N, SIZES = 37, (5, 8, 6, 3)  # no layer has N inputs or outputs
+TWO_LAYERS = (5, 8, 3)
 
 
 def make_params(*sizes, seed=0, dtype=jnp.float32, bias=True):
@@ -141,7 +142,7 @@ def test_a_bias_is_a_row_of_its_layer_that_does_not_decay():
 
 
 def test_the_numbers_of_the_default_step_may_be_traced_or_schedules():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
 
     def update(weight_decay, momentum):
         step = tritia.SpectralStep(weight_decay, momentum)
@@ -162,7 +163,7 @@ def test_the_numbers_of_the_default_step_may_be_traced_or_schedules():
 
 
 def test_a_minibatch_without_weight_leaves_the_default_step_its_decay():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     solver = tritia.stochastic_tiam(0.1)
     updates, state = first_update(solver, params, x, y, weights=jnp.zeros(N))
     for update, layer in zip(updates, params, strict=True):
@@ -188,7 +189,12 @@ def test_with_large_damping_it_is_gradient_descent(x64, activation):
 
 
 @pytest.mark.parametrize(
-    ("bias", "target_step"), [(True, "gradient"), (False, "gradient"), (False, "exact")]
+    ("bias", "target_step"),
+    [
+        (True, "gradient"),
+        pytest.param(False, "gradient", marks=pytest.mark.slow),
+        (False, "exact"),
+    ],
 )
 def test_a_small_step_on_all_rows_is_the_full_batch_weight_block(x64, bias, target_step):
     """Same inputs, same targets: the kernels of `dense.kernel_exact`, which tiam uses."""
@@ -291,11 +297,14 @@ def test_exact_targets_are_the_blocks_of_tiam_with_equal_penalties(x64):
 
 @pytest.mark.parametrize(
     "solver",
-    [tritia.stochastic_tiam(0.3), inertial(0.3), inertial(0.3, target_step="exact")],
-    ids=["fixed size", "gradient", "exact"],
+    [
+        pytest.param(tritia.stochastic_tiam(0.3), id="fixed size"),
+        pytest.param(inertial(0.3), id="gradient", marks=pytest.mark.slow),
+        pytest.param(inertial(0.3, target_step="exact"), id="exact"),
+    ],
 )
 def test_rows_of_weight_zero_count_nothing(solver):
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     expected = first_update(solver, params, x, y)
     padded = (
         jnp.concatenate([x, jnp.full((4, 5), jnp.nan)]),
@@ -306,7 +315,7 @@ def test_rows_of_weight_zero_count_nothing(solver):
 
 
 def test_a_weight_of_two_is_a_row_twice_and_only_ratios_of_weights_matter():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     solver = inertial(0.3)
     weights = jnp.ones(N).at[:7].set(2.0)
     twice = jnp.concatenate([x, x[:7]]), jnp.concatenate([y, y[:7]])
@@ -329,15 +338,19 @@ def test_a_batch_without_any_weight_changes_nothing():
     assert_close(update(state, jnp.ones(N))[0], first_update(solver, params, x, y)[0])
 
 
-def test_the_cheaper_order_of_products_is_the_same_step():
+@pytest.mark.parametrize(
+    "settings",
+    [{}, *(pytest.param(s, marks=pytest.mark.slow) for s in ({"rank": 2}, {"max_gram": 5}))],
+    ids=str,
+)
+def test_the_cheaper_order_of_products_is_the_same_step(settings):
     """Fewer rows than outputs and more rows than outputs go through different products."""
     params = make_params(5, 30, 3)
     x, y = make_data(20)
-    for settings in ({}, {"rank": 2}, {"max_gram": 5}):
-        solver = inertial(0.3, **settings)
-        updates, _ = first_update(solver, params, x, y)
-        again, _ = first_update(solver, params, jnp.tile(x, (2, 1)), jnp.tile(y, 2))
-        assert_close(updates, again)
+    solver = inertial(0.3, **settings)
+    updates, _ = first_update(solver, params, x, y)
+    again, _ = first_update(solver, params, jnp.tile(x, (2, 1)), jnp.tile(y, 2))
+    assert_close(updates, again)
 
 
 def test_it_is_the_preconditioner_applied_to_gradients():
@@ -394,7 +407,7 @@ def test_inertia_is_the_recursion_of_the_three_extrapolations():
     p1, p2, p3 = 0.6, 0.4, 0.2
     batches = make_batches(5)
     settings = {"refresh_period": 1000, "factor_period": 1000}
-    params = make_params(*SIZES)
+    params = make_params(*TWO_LAYERS)
     e, state = train(
         tritia.stochastic_tiam(0.2, step=tritia.Inertia(p1, p2, p3), **settings), params, batches
     )
@@ -419,7 +432,7 @@ def test_inertia_is_the_recursion_of_the_three_extrapolations():
 
 
 def test_decay_chained_after_it_acts_on_the_iterate():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     solver = tritia.stochastic_tiam(0.2, step=tritia.Inertia(0.9, 0.9, 0.0))
     decayed = optax.chain(solver, optax.add_decayed_weights(-0.01))
     updates, state = first_update(decayed, params, x, y)
@@ -432,7 +445,7 @@ def test_decay_chained_after_it_acts_on_the_iterate():
 
 
 def test_clipping_chained_after_it_bounds_each_displacement():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     most = 0.01
     solver = optax.chain(inertial(0.3), optax.clip_by_global_norm(most))
 
@@ -465,9 +478,10 @@ def test_the_state_has_no_row_for_an_example():
 
 
 def test_vmap_over_learning_rates_factors_in_lockstep():
-    batches, params = make_batches(12), make_params(*SIZES)
+    batches, params = make_batches(12), make_params(*TWO_LAYERS)
     rates = jnp.array([0.05, 0.2])
 
+    @jax.jit
     def run(rate):
         solver = inertial(rate, refresh_period=2, factor_period=5)
         return train(solver, params, batches)[0]
@@ -504,12 +518,12 @@ def primitives(jaxpr):
     ("step", "target_step"),
     [
         (tritia.SpectralStep(), "gradient"),
-        (tritia.Inertia(0.9), "gradient"),
+        pytest.param(tritia.Inertia(0.9), "gradient", marks=pytest.mark.slow),
         (tritia.Inertia(0.9), "exact"),
     ],
 )
 def test_degenerate_minibatches_stay_finite(step, target_step):
-    params = make_params(*SIZES)
+    params = make_params(*TWO_LAYERS)
     solver = tritia.stochastic_tiam(0.1, step=step, target_step=target_step, damping=0.01)
 
     @jax.jit
@@ -524,14 +538,14 @@ def test_degenerate_minibatches_stay_finite(step, target_step):
         (params, 1e15 * jnp.ones((8, 5)), labels),
     ]
     if target_step == "gradient":  # without biases Gram matrices of zeros are zero
-        cases.append((make_params(*SIZES, bias=False), jnp.zeros((8, 5)), labels))
+        cases.append((make_params(*TWO_LAYERS, bias=False), jnp.zeros((8, 5)), labels))
     for case in cases:
         for leaf in jax.tree.leaves(update(*case)):
             assert bool(jnp.all(jnp.isfinite(leaf)))
 
 
 def test_nan_is_seen_and_stays_out_of_the_averages():
-    params, (x, y) = make_params(*SIZES), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS), make_data()
     solver = tritia.stochastic_tiam(0.1, step=None)
 
     @jax.jit
@@ -547,9 +561,11 @@ def test_nan_is_seen_and_stays_out_of_the_averages():
     assert bool(jnp.isnan(update(state, x, wrong)[1].loss))
 
 
-@pytest.mark.parametrize("make", [tritia.stochastic_tiam, inertial])
+@pytest.mark.parametrize(
+    "make", [tritia.stochastic_tiam, pytest.param(inertial, marks=pytest.mark.slow)]
+)
 def test_half_precision_params_are_solved_in_float32(make):
-    params, (x, y) = make_params(*SIZES, dtype=jnp.bfloat16), make_data()
+    params, (x, y) = make_params(*TWO_LAYERS, dtype=jnp.bfloat16), make_data()
     updates, state = first_update(make(0.3), params, x, y)
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
     block = state.block if isinstance(state, tritia.SpectralStepState) else state.inner_state

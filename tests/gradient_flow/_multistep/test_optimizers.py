@@ -355,7 +355,14 @@ def test_the_schedule_is_read_once_per_step_and_never_for_the_past():
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize("name", ["ab2", "bdf2", "difference23"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ab2", marks=pytest.mark.slow),
+        pytest.param("bdf2", marks=pytest.mark.slow),
+        "difference23",
+    ],
+)
 def test_the_learning_rate_can_be_differentiated(name, x64):
     @jax.jit
     def after(rate):
@@ -386,9 +393,10 @@ def test_half_precision_is_combined_in_float32(dtype, x64):
     draw = [jax.random.normal(key, (64,), jnp.float32).astype(dtype) for key in keys]
     state = optimizer.init(draw[0])._replace(count=jnp.int32(9), displacements=tuple(draw[1:5]))
     state = state._replace(step_sizes=jnp.full_like(state.step_sizes, 0.1))
-    update, _ = optimizer.update(draw[5], state, draw[0])
+    compiled = jax.jit(optimizer.update)
+    update, _ = compiled(draw[5], state, draw[0])
     wide = [leaf.astype(jnp.float64) for leaf in draw]
-    exact, _ = optimizer.update(wide[5], state._replace(displacements=tuple(wide[1:5])), wide[0])
+    exact, _ = compiled(wide[5], state._replace(displacements=tuple(wide[1:5])), wide[0])
     np.testing.assert_allclose(
         update.astype(jnp.float64), exact.astype(dtype).astype(jnp.float64), rtol=1e-2, atol=1e-3
     )

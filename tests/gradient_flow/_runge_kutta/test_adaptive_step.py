@@ -374,11 +374,13 @@ def test_step_sizes_stay_finite_on_a_slope_without_curvature():
 @pytest.mark.parametrize(
     ("initial", "settings"),
     [
-        (None, {"scheme": "bogacki_shampine"}),
-        (1e3, {"scheme": "heun"}),  # rejected by its error, and where the logarithm is NaN
-        (1e6, {"scheme": "heun", "max_rejections": 3}),  # fails
+        pytest.param(None, {"scheme": "bogacki_shampine"}, id="accepted", marks=pytest.mark.slow),
+        # Rejected by its error, and where the logarithm is NaN.
+        pytest.param(1e3, {"scheme": "heun"}, id="rejected"),
+        pytest.param(
+            1e6, {"scheme": "heun", "max_rejections": 3}, id="failed", marks=pytest.mark.slow
+        ),
     ],
-    ids=["accepted", "rejected", "failed"],
 )
 def test_derivatives_in_both_modes_are_finite_differences(initial, settings, x64):
     """Through rejected tries and over a scan; by the loss, the tolerance and the start."""
