@@ -455,11 +455,14 @@ CASES = [
 RUN = [case for case in CASES if not case.alias]
 
 
-def each(cases: list[Case]) -> Any:
+def each(cases: list[Case], slow: Callable[[Case], bool] = lambda case: False) -> Any:
     """Gives a test every one of these cases as its argument `case`."""
-    slow = {case: [pytest.mark.slow] if case.variant else [] for case in cases}
+
+    def marks(case: Case) -> Any:
+        return pytest.mark.slow if case.variant or case.alias or slow(case) else []
+
     return pytest.mark.parametrize(
-        "case", [pytest.param(case, marks=slow[case], id=case.name) for case in cases]
+        "case", [pytest.param(case, marks=marks(case), id=case.name) for case in cases]
     )
 
 

@@ -33,23 +33,27 @@ STEPS = 4
 
 
 # Where something is run, aliases are left out: `test_an_alias_is_its_general_form` stands for them.
-every_factory = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# What compiles nothing is quick for all.
+_each_quickly = functools.partial(pytest.mark.parametrize, "case", ids=lambda case: case.name)
+every_factory = _each_quickly(CASES)
 every_case = _each(RUN)
 every_tree_case = _each([case for case in RUN if case.problem.any_tree])
-# What wraps a transform is not compiled around a solver here: test_tiam.py and test_stochastic.py
-# have scans and vmaps of theirs.
 every_tuned_case = _each([case for case in RUN if case.numbers])
-# The layer-wise solvers take seconds to compile for another dtype or sharding.
-every_case_slow_for_solvers = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            marks=pytest.mark.slow if case.variant or not case.problem.any_tree else [],
-            id=case.name,
-        )
-        for case in RUN
-    ],
+
+
+def _is_solver(case: Case) -> bool:
+    return not case.problem.any_tree
+
+
+# The layer-wise solvers take seconds to compile for another dtype or sharding, or inside of
+# something; test_tiam.py and test_stochastic.py have scans and vmaps of theirs.
+every_case_slow_for_solvers = _each(RUN, slow=_is_solver)
+# Without jit each operation is a program: what has loops or linear algebra takes seconds.
+every_case_slow_for_many_operations = _each(
+    RUN,
+    slow=lambda case: (
+        _is_solver(case) or case.name.startswith(("scale_by", "spectral", "adaptive", "heun"))
+    ),
 )
 
 
@@ -250,7 +254,7 @@ def test_state_keeps_its_types(case):
     assert _types(_trained(case)[1]) == types
 
 
-@every_case
+@every_case_slow_for_solvers
 def test_state_is_the_carry_of_a_scan(case):
     optimizer, params = case.make(), case.problem.params()
 
@@ -261,7 +265,7 @@ def test_state_is_the_carry_of_a_scan(case):
     _close(scanned, _trained(case))
 
 
-@every_case
+@every_case_slow_for_solvers
 def test_update_is_a_branch_of_a_cond(case):
     optimizer, params = case.make(), case.problem.params()
     state = optimizer.init(params)
@@ -284,7 +288,7 @@ def test_no_two_leaves_share_a_buffer(case):
         assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
-@every_case
+@every_case_slow_for_solvers
 def test_buffers_can_be_donated(case):
     optimizer, params = case.make(), case.problem.params()
     step = jax.jit(functools.partial(_step, case, optimizer), donate_argnums=(0, 1))
@@ -394,7 +398,7 @@ def test_injected_hyperparameters_do_not_recompile(case):
     _close(params, _with_numbers(case)(halved, halfway, memory)[0])
 
 
-@every_tuned_case
+@_each([case for case in RUN if case.numbers], slow=_is_solver)
 def test_vmap_over_hyperparameters(case):
     params = case.problem.params()
     name, value = next(iter(case.numbers.items()))
@@ -419,7 +423,7 @@ def test_vmap_over_hyperparameters(case):
     _close(jax.tree.map(lambda leaf: leaf[0], together), half)
 
 
-@every_case
+@every_case_slow_for_solvers
 def test_vmap_over_seeds(case):
     optimizer, step = _usual(case)
     each = [case.problem.params(seed=seed) for seed in range(2)]
@@ -434,7 +438,7 @@ def test_vmap_over_seeds(case):
         _close(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), expected)
 
 
-@every_case_slow_for_solvers
+@every_case_slow_for_many_operations
 def test_without_jit(case):
     params = case.problem.params()
     with jax.disable_jit():
@@ -493,7 +497,7 @@ def test_partition(case):
     _close(after["nested"], _trained(case)[0]["nested"])
 
 
-@_each([case for case in RUN if case.multi_steps])
+@_each([case for case in RUN if case.multi_steps], slow=_is_solver)
 def test_multi_steps_accumulates_gradients(case):
     optimizer = optax.MultiSteps(case.make(), every_k_schedule=2)
     twice, state = _run(case, optimizer, case.problem.params(), steps=2)
@@ -621,7 +625,7 @@ def test_wrong_arguments_name_the_argument(case):
             case.make(**{name: jnp.ones(3)})
 
 
-@_each([c for c in CASES if any(isinstance(v, int) for v in c.static.values())])
+@_each_quickly([c for c in CASES if any(isinstance(v, int) for v in c.static.values())])
 def test_a_static_argument_that_is_injected_says_so(case):
     for name, value in case.static.items():
         if isinstance(value, int) and not isinstance(value, bool):
@@ -677,7 +681,7 @@ NUMERIC = {
 }
 
 
-@_each([case for case in CASES if len(NUMERIC[case]) > 1])
+@_each_quickly([case for case in CASES if len(NUMERIC[case]) > 1])
 def test_all_static_arguments_are_named_at_once(case):
     """Under inject_hyperparams, where one at a time would take as many attempts."""
     others = [name for name in case.static if name not in NUMERIC[case]]

@@ -133,7 +133,9 @@ def _as(case: Case, kind: str) -> dict[str, Any]:
 
 
 @every_case
-@pytest.mark.parametrize("numbers", ["numbers", "arrays", "schedules"])
+@pytest.mark.parametrize(
+    "numbers", [pytest.param("numbers", marks=pytest.mark.slow), "arrays", "schedules"]
+)
 def test_neither_ranks_nor_dtypes_are_promoted_silently(case, numbers):
     params, numbers = case.problem.params(), _as(case, numbers)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
@@ -254,7 +256,7 @@ def test_on_an_explicit_mesh(case):
 
 
 @every_case
-@pytest.mark.parametrize("numbers", ["numbers", "schedules"])
+@pytest.mark.parametrize("numbers", [pytest.param("numbers", marks=pytest.mark.slow), "schedules"])
 def test_in_a_shard_map_over_different_params(case, numbers):
     """With the default `check_vma`: what is carried varies over the axis as the params do."""
     mesh, spec = jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec("data")

@@ -14,15 +14,17 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tritia
-from tests.contract import RUN, each, tree_gradient
+from tests.contract import CASES, each, tree_gradient
 
-TREES = [case for case in RUN if case.problem.any_tree]
+TREES = [case for case in CASES if case.problem.any_tree]
 OPTIMIZERS = {case: case.make() for case in TREES}
 each_case = each(TREES)
 SCHEDULE = optax.linear_schedule(0.1, 0.2, 5)
 
 # Clipping divides by what is left of a difference of sums, whose order differs between devices.
 ROUNDING = {"scale_by_spectral_clipping": 1e-4, "spectral_momentum": 1e-4}
+
+VARIANTS = "difference36_schedule", "heun_schedule"  # of bdf3_schedule and rkc_schedule
 
 each_transform = pytest.mark.parametrize(
     ("optimizer", "rtol"),
@@ -32,12 +34,17 @@ each_transform = pytest.mark.parametrize(
                 OPTIMIZERS[case],
                 ROUNDING.get(case.name, 1e-5),
                 id=case.name,
-                marks=pytest.mark.slow if case.variant else [],
+                marks=pytest.mark.slow if case.variant or case.alias else [],
             )
             for case in TREES
         ),
         *(
-            pytest.param(optimizer, 1e-5, id=name)
+            pytest.param(
+                optimizer,
+                1e-5,
+                id=name,
+                marks=pytest.mark.slow if name in VARIANTS else [],
+            )
             for name, optimizer in {
                 "difference36_schedule": tritia.difference(SCHEDULE, 3, 6),
                 "bdf3_schedule": tritia.bdf(SCHEDULE, 3),
@@ -122,7 +129,7 @@ def test_data_parallel_in_shard_map(case):
     chex.assert_trees_all_close(after, _alone(optimizer)(_params()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", RUN, ids=lambda case: case.name)
+@each(CASES)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_scalars_of_a_new_state_lie_where_the_params_lie(case, kind):
     """Or a state that is saved before the first update comes back on another device than they."""

@@ -228,7 +228,9 @@ def test_tiam_refuses_a_part_of_its_rows():
 @pytest.mark.parametrize(
     ("name", "make_solver", "number"),
     [
-        ("stochastic_tiam", tritia.stochastic_tiam, 0.1),
+        pytest.param(
+            "stochastic_tiam", tritia.stochastic_tiam, 0.1, marks=pytest.mark.slow
+        ),  # its Gram matrices are those of scale_by_input_gram
         pytest.param(
             "stochastic_tiam",
             lambda v: tritia.stochastic_tiam(v, step=HEAVY_BALL),

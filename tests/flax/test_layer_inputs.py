@@ -101,7 +101,7 @@ def _axes(model, loss):
     [
         (True, "convolutional"),
         (False, "transformer"),
-        (True, "scanned transformer"),
+        pytest.param(True, "scanned transformer", marks=pytest.mark.slow),
         pytest.param(False, "convolutional", marks=pytest.mark.slow),
         pytest.param(True, "transformer", marks=pytest.mark.slow),
         pytest.param(False, "scanned transformer", marks=pytest.mark.slow),
@@ -133,7 +133,14 @@ def test_it_trains(name, input_gram):
     assert float(nnx.jit(loss)(evaluated)) < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convolutional",
+        pytest.param("transformer", marks=pytest.mark.slow),
+        "scanned transformer",
+    ],
+)
 def test_recording_changes_nothing(name):
     """Neither the value nor the gradient, nor running averages, nor the masks of dropout."""
     make, loss = MODELS[name]

@@ -65,7 +65,7 @@ def test_a_wide_layer_has_a_diagonal(x64):
     solver = tritia.scale_by_input_gram(damping=1.0, max_gram=5, **ONCE)
     state = solver.init({"w": gradient})
     assert state.grams["w"].shape == (1, 6)
-    scaled, _ = solver.update({"w": gradient}, state, layer_inputs={"w": rows})
+    scaled, _ = jax.jit(solver.update)({"w": gradient}, state, layer_inputs={"w": rows})
     diagonal = np.mean(rows**2, axis=0)
     expected = gradient / (diagonal + np.mean(diagonal))[:, None]
     np.testing.assert_allclose(scaled["w"], expected, rtol=1e-8)
@@ -75,9 +75,9 @@ def test_the_average_is_debiased(x64):
     batches = [_rows(seed, 30, 3) for seed in range(3)]
     gradient = jnp.asarray(_rows(9, 3, 2))
     solver = tritia.scale_by_input_gram(damping=0.5, decay=0.8, refresh_period=1, factor_period=1)
-    state = solver.init({"w": gradient})
+    state, update = solver.init({"w": gradient}), jax.jit(solver.update)
     for rows in batches:
-        scaled, state = solver.update({"w": gradient}, state, layer_inputs={"w": rows})
+        scaled, state = update({"w": gradient}, state, layer_inputs={"w": rows})
     weights = np.array([0.8**2, 0.8, 1]) / (0.8**2 + 0.8 + 1)
     gram = sum(w * a.T @ a / len(a) for w, a in zip(weights, batches, strict=True))
     expected = np.linalg.solve(gram + 0.5 * np.trace(gram) / 3 * np.eye(3), gradient)
@@ -192,10 +192,15 @@ def test_it_beats_plain_gradients_on_scaled_inputs():
     def train(solver):
         params = {"w": jnp.zeros((4, 1))}
         state = solver.init(params)
-        for _ in range(20):
+
+        @jax.jit
+        def step(params, state):
             grads = jax.grad(loss)(params)
             updates, state = solver.update(grads, state, params, layer_inputs={"w": x})
-            params = optax.apply_updates(params, updates)
+            return optax.apply_updates(params, updates), state
+
+        for _ in range(20):
+            params, state = step(params, state)
         return float(loss(params))
 
     ours = train(optax.chain(tritia.scale_by_input_gram(damping=1e-6), optax.scale(-1.0)))

@@ -46,7 +46,9 @@ def _with_singular_values(values, d, k, seed=0):
     return jnp.asarray((u * np.asarray(values)) @ v.T)
 
 
-@pytest.mark.parametrize("shape", [(12, 8), (8, 12), (10, 10)])
+@pytest.mark.parametrize(
+    "shape", [(12, 8), (8, 12), pytest.param((10, 10), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rank", [1, 3, 4])
 def test_it_clips_the_leading_singular_values(shape, rank, x64):
     values = 2.0 ** -np.arange(min(shape))
@@ -68,7 +70,7 @@ def test_singular_values_below_the_rest_are_left_alone(x64):
     np.testing.assert_allclose(_step(momentum, 3), momentum, atol=1e-12)
 
 
-@pytest.mark.parametrize("rank", [0, 1, 8])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1), (2, 3), (7,), (), (3, 3, 2, 5)])
 def test_every_step_has_the_norm_of_an_orthogonal_matrix(shape, rank):
     momentum = jax.random.normal(jax.random.key(3), shape)
@@ -80,7 +82,9 @@ def test_every_step_has_the_norm_of_an_orthogonal_matrix(shape, rank):
         np.testing.assert_allclose(step, np.sqrt(shorter) * direction, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16", "float32"]
+)
 @pytest.mark.parametrize("shape", [(6, 4), (5,), ()])
 def test_a_zero_gradient_gives_a_zero_step(shape, dtype):
     zeros = jnp.zeros(shape, dtype)

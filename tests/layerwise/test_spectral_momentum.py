@@ -78,7 +78,7 @@ def test_weight_decay_is_decoupled_and_of_kernels_alone():
     params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "embedding": jnp.ones((4, 2))}
     solver = tritia.spectral_momentum(0.1, weight_decay=0.5)
     zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = solver.update(zero, solver.init(params), params)
+    updates, _ = jax.jit(solver.update)(zero, solver.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05)
     assert not jnp.any(updates["bias"])
     assert not jnp.any(updates["embedding"])

@@ -84,7 +84,9 @@ def test_the_choice_is_the_lowest_loss_of_held_out_rows(classifier):
     assert classifier.n_iter_ == (best_round + 1) * 30
 
 
-@pytest.mark.parametrize("solver", ["tiam", "stochastic_tiam"])
+@pytest.mark.parametrize(
+    "solver", [pytest.param("tiam", marks=pytest.mark.slow), "stochastic_tiam"]
+)
 def test_scale_and_offset_of_the_columns_do_not_matter(solver):
     x, y = wine()
     x = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -229,7 +231,9 @@ def test_a_lane_of_the_path_is_the_solver_alone():
     params = _he(np.random.default_rng(0), (5, 4, 2))
     rows = training.rows[0, :8]
     solver = tritia.tiam(8, mu=chosen, standardize=False)
-    updates, _ = solver.update(None, solver.init(params), params, inputs=x[rows], targets=y[rows])
+    updates, _ = jax.jit(solver.update)(
+        None, solver.init(params), params, inputs=x[rows], targets=y[rows]
+    )
     for layer, (start, step) in enumerate(zip(params, updates, strict=True)):
         expected = start["kernel"] + step["kernel"]
         np.testing.assert_allclose(result.params[layer]["kernel"][0], expected, atol=2e-3)
@@ -248,10 +252,10 @@ def test_a_minibatch_lane_of_the_path_is_the_solver_alone():
     params, _ = _he(random, (5, 4, 2)), _he(random, (5, 4, 2))
     drawn = _draw(random, lanes, data.weights, training, 2)[0]
     solver = tritia.stochastic_tiam(1.0, loss="squared_error", rank=None, step=None)
-    state, last = solver.init(params), params
+    state, last, update = solver.init(params), params, jax.jit(solver.update)
     for rate, rows in zip([0.5, 0.25], drawn, strict=True):
         ahead = jax.tree.map(lambda u, v: u + 0.9 * (u - v), params, last)
-        step, state = solver.update(None, state, params, inputs=x[rows], targets=y[rows])
+        step, state = update(None, state, params, inputs=x[rows], targets=y[rows])
         for layer, e in zip(step, params, strict=True):
             layer["kernel"] -= result.mu / 10 * e["kernel"]
         last, params = params, jax.tree.map(lambda c, d, r=rate: c + r * d, ahead, step)

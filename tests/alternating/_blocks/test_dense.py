@@ -143,15 +143,21 @@ def test_a_zero_gradient_is_no_step():
     a = jnp.zeros((5, 3))
     z = jnp.ones((5, 2))
     start = Layer(jnp.zeros((3, 2)), jnp.ones(2), z)
-    step = dense.kernel_gradient(a, z, start, start, rho=RHO, mu=0.0, rows=Rows())
-    new = dense.kernel_line_search(a, z, start, step, rows=Rows()).layer
-    back, tau = dense.kernel_backtracking(
-        a, z, start, start, step, jnp.asarray(1.0), rho=RHO, mu=0.0, rows=Rows()
-    )
-    exact = dense.kernel_exact(
-        a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False
-    ).layer
-    for layer in (new, back.layer, exact):
+
+    @jax.jit
+    def steps(a, z, start):
+        step = dense.kernel_gradient(a, z, start, start, rho=RHO, mu=0.0, rows=Rows())
+        new = dense.kernel_line_search(a, z, start, step, rows=Rows()).layer
+        back, tau = dense.kernel_backtracking(
+            a, z, start, start, step, jnp.asarray(1.0), rho=RHO, mu=0.0, rows=Rows()
+        )
+        exact = dense.kernel_exact(
+            a, z, start, rho=RHO, mu=0.0, tau=0.0, rows=Rows(), by_rows=False
+        ).layer
+        return (new, back.layer, exact), tau
+
+    layers, tau = steps(a, z, start)
+    for layer in layers:
         np.testing.assert_array_equal(layer.kernel, 0)
         np.testing.assert_array_equal(layer.bias, 1)
     assert tau == 1.0

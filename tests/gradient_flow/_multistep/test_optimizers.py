@@ -24,7 +24,15 @@ SCHEMES = {
     "taylor": tritia.derive_scheme(2, a=(None, None, "1/2"), b=(None,)),
     "heavy_ball": tritia.heavy_ball_scheme("1/2"),
 }
-every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+# Between or beside others of their kind.
+VARIANTS = "ab2", "bdf3", "difference24", "difference25", "difference35"
+every_scheme = pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param(scheme, id=name, marks=pytest.mark.slow if name in VARIANTS else [])
+        for name, scheme in SCHEMES.items()
+    ],
+)
 
 
 def _gradient(w):
