@@ -299,7 +299,10 @@ def test_the_smallest_learning_rates(dtype, rate, x64):
     )
 
 
-@pytest.mark.parametrize(("dtype", "classes"), [("uint8", 256), ("int8", 128), ("int16", 5)])
+@pytest.mark.parametrize(
+    ("dtype", "classes"),
+    [("uint8", 256), pytest.param("int8", 128, marks=pytest.mark.slow), ("int16", 5)],
+)
 @pytest.mark.parametrize("make_solver", [tritia.tiam, lambda n: tritia.stochastic_tiam(0.3)])
 def test_labels_of_a_dtype_that_does_not_hold_the_number_of_classes(dtype, classes, make_solver):
     params = {"kernel": jnp.ones((D, classes)), "bias": jnp.zeros(classes)}
@@ -342,7 +345,7 @@ def test_integers_in_a_layer_are_refused_before_they_are_left_out(make_solver, p
         solver.update(None, state, params, inputs=X, targets=Y)
 
 
-@pytest.mark.parametrize("frozen", [0, 1, 2])
+@pytest.mark.parametrize("frozen", [pytest.param(0, marks=pytest.mark.slow), 1, 2])
 def test_updates_of_a_minibatch_may_be_masked_after_the_solver(frozen):
     params = make_params()
     mask = [{"kernel": i == frozen, "bias": i == frozen} for i in range(3)]

@@ -276,7 +276,9 @@ def test_a_row_of_weight_two_is_drawn_as_two_rows():
     assert set(by_weight.ravel()) == {0, 1, 3}
 
 
-@pytest.mark.parametrize("solver", ["tiam", "stochastic_tiam"])
+@pytest.mark.parametrize(
+    "solver", [pytest.param("tiam", marks=pytest.mark.slow), "stochastic_tiam"]
+)
 def test_rounds_share_one_program(solver):
     x, y = make_moons(20, random_state=0)
     size = _advance._cache_size()

@@ -12,7 +12,7 @@ import scipy.optimize
 from tritia.alternating._blocks.losses import LOSSES, prox, smooth_loss
 
 HUBER = smooth_loss(lambda z, y: jnp.sum(optax.huber_loss(z, y), axis=-1), name="huber")
-RHOS = (1e-3, 0.1, 10.0)
+each_rho = pytest.mark.parametrize("rho", [1e-3, pytest.param(0.1, marks=pytest.mark.slow), 10.0])
 each = pytest.mark.parametrize("loss", [*LOSSES.values(), HUBER], ids=lambda loss: loss.name)
 solve = jax.jit(prox, static_argnums=0)
 
@@ -43,7 +43,7 @@ def test_values_and_gradients(loss, x64):
 
 
 @each
-@pytest.mark.parametrize("rho", RHOS)
+@each_rho
 def test_prox_is_what_scipy_finds(loss, rho, x64):
     y, m, start = problem(loss)
     z = np.asarray(solve(loss, y, m, start, rho))
@@ -67,7 +67,7 @@ def test_prox_is_what_scipy_finds(loss, rho, x64):
 
 
 @each
-@pytest.mark.parametrize("rho", RHOS)
+@each_rho
 def test_in_float32_no_row_rises_and_gradients_vanish(loss, rho):
     y, m, start = problem(loss, rows=300, dtype=jnp.float32)
     z = solve(loss, y, m, start, rho)
@@ -81,7 +81,16 @@ def test_in_float32_no_row_rises_and_gradients_vanish(loss, rho):
     assert float(jnp.max(jnp.abs(gradient) / terms)) < 5e-4
 
 
-@each
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LOSSES["softmax_cross_entropy"],
+        LOSSES["squared_error"],
+        pytest.param(LOSSES["sigmoid_cross_entropy"], marks=pytest.mark.slow),
+        pytest.param(HUBER, marks=pytest.mark.slow),
+    ],
+    ids=lambda loss: loss.name,
+)
 def test_derivatives_are_those_of_the_minimiser(loss, x64):
     """By targets, centre and penalty, of z found by SciPy's Newton from its own gradient."""
     y, m, start = problem(loss, rows=3, scale=1.0)

@@ -172,7 +172,7 @@ def test_a_minibatch_without_weight_leaves_the_default_step_its_decay():
     assert float(state.block.loss) == 0
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", [pytest.param("relu", marks=pytest.mark.slow), "gelu"])
 def test_with_large_damping_it_is_gradient_descent(x64, activation):
     params, (x, y) = make_params(*SIZES, dtype=jnp.float64), make_data()
     x = x.astype(jnp.float64)
@@ -251,7 +251,7 @@ def test_one_step_solves_least_squares(x64, target_step):
     np.testing.assert_allclose(state.inner_state.loss, before, rtol=1e-12)
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("silu", marks=pytest.mark.slow)])
 def test_first_order_targets_are_the_exact_ones_to_first_order(x64, activation):
     params, (x, y) = make_params(*SIZES, dtype=jnp.float64), make_data()
     x = x.astype(jnp.float64)
