@@ -119,3 +119,14 @@ def test_a_scanned_flax_model_is_found_and_trained():
     chex.assert_trees_all_close(
         nnx.as_pure(nnx.state(model, nnx.Param)), expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_initial_params_for_inputs_leave_the_stack_as_it_is():
+    params = stacked_params()
+    found = tritia.params_for_inputs(params, 5 + 3 * X, layer_order=ORDER)
+    expected = tritia.params_for_inputs(one_by_one(params), 5 + 3 * X)
+    chex.assert_trees_all_close(one_by_one(found), expected, rtol=1e-6)
+    chex.assert_trees_all_equal(found["middle"], params["middle"])
+    alone = {"only": stacked_params()["middle"]}
+    rows = jax.random.normal(jax.random.key(2), (N, WIDTH))
+    chex.assert_trees_all_equal_shapes(tritia.params_for_inputs(alone, rows), alone)

@@ -593,7 +593,9 @@ def test_state_and_data_may_be_closed_over_by_a_traced_function():
     def first_step(params):
         return solver.update(None, state, params, inputs=x, targets=y)[0]
 
-    expected = jax.jit(lambda params, state: solver.update(None, state, params, inputs=x, targets=y))
+    expected = jax.jit(
+        lambda params, state: solver.update(None, state, params, inputs=x, targets=y)
+    )
     assert_close(jax.jit(first_step)(params), expected(params, state)[0])
     bad = jnp.full_like(x, jnp.nan)
     with pytest.raises(ValueError, match="inputs is nan in row 0"):

@@ -157,6 +157,9 @@ def params_for_inputs(
         num_examples=None,
         loss=_NO_LOSS,
     )
+    if network.kernels[0].index is None:
+        # The other layers stay as they are, and where they are.
+        network = network._replace(kernels=network.kernels[:1], biases=network.biases[:1])
     layers = layers_of(network, params, examples.inputs.dtype)
     standard = measure(examples.inputs, examples.rows, layers[1][0] is not None)
     found = like_params(network, params, *for_inputs(standard, layers))
