@@ -61,22 +61,28 @@ every_case_slow_for_many_operations = _each(
 # all tests of a case, and what can be read off a trace is not compiled at all.
 
 
-_TRACES = collections.Counter()  # of `_usual`'s step, by case
+_TRACES = collections.Counter()  # of `_usual`'s step, by case and whether in float64
 
 
-@functools.cache
+def _cached(function):
+    """Caches by the arguments and by whether float64 is on, in which some tests are."""
+    cached = functools.cache(lambda x64, *args, **settings: function(*args, **settings))
+    return lambda *args, **settings: cached(jax.config.jax_enable_x64, *args, **settings)
+
+
+@_cached
 def _usual(case: Case) -> tuple[Any, Any]:
     optimizer = case.make()
 
     @jax.jit
     def step(params, state):
-        _TRACES[case] += 1
+        _TRACES[case, jax.config.jax_enable_x64] += 1
         return _step(case, optimizer, params, state)
 
     return optimizer, step
 
 
-@functools.cache
+@_cached
 def _trained(case: Case, steps: int = STEPS) -> tuple[Any, Any]:
     optimizer, step = _usual(case)
     params = case.problem.params()
@@ -450,7 +456,7 @@ def test_without_jit(case):
 @every_case
 def test_one_compilation(case):
     _trained(case)
-    assert _TRACES[case] == 1
+    assert _TRACES[case, jax.config.jax_enable_x64] == 1
 
 
 @every_case
