@@ -23,10 +23,17 @@ SCHEDULE = optax.cosine_decay_schedule(0.3, 10)
 HUBER = tritia.alternating.smooth_loss(lambda z, y: optax.huber_loss(z, y).sum(-1))
 
 
-TWO_LAYERS = ((D, 8), (8, K))
+TWO_LAYERS, THREE_LAYERS = ((D, 8), (8, K)), ((D, 8), (8, 5), (5, K))
+each_depth = pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(TWO_LAYERS, id="two"),
+        pytest.param(THREE_LAYERS, id="three", marks=pytest.mark.slow),
+    ],
+)
 
 
-def make_params(dtype=jnp.float32, seed=0, shapes=((D, 8), (8, 5), (5, K))):
+def make_params(dtype=jnp.float32, seed=0, shapes=THREE_LAYERS):
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     return [
         {"kernel": jax.random.normal(key, shape, dtype), "bias": jnp.zeros(shape[1], dtype)}
@@ -132,9 +139,10 @@ def trained_twice(name, solver, params, x, y):
         ("scale_by_input_gram", {}),
     ],
 )
-def test_rows_over_explicit_axes(name, settings):
+@each_depth
+def test_rows_over_explicit_axes(name, settings, shapes):
     """`jax.make_mesh`'s own axes: the rows are split, and so are the params where they can be."""
-    solver, params = make(name, settings), make_params(shapes=TWO_LAYERS)
+    solver, params = make(name, settings), make_params(shapes=shapes)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
 
     def update(params, state, updates, given):
@@ -191,9 +199,10 @@ def test_params_that_vary_over_an_axis_of_shard_map(name, settings):
         ),
     ],
 )
-def test_minibatch_rows_over_shard_map_are_one_batch(settings):
+@each_depth
+def test_minibatch_rows_over_shard_map_are_one_batch(settings, shapes):
     """Plain data parallelism: means are over all rows, and the params stay the same everywhere."""
-    solver, params = make("stochastic_tiam", settings), make_params(shapes=TWO_LAYERS)
+    solver, params = make("stochastic_tiam", settings), make_params(shapes=shapes)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     train = functools.partial(trained_twice, "stochastic_tiam", solver)
     specs = (P(), P("data"), P("data"))
@@ -255,11 +264,12 @@ def test_tiam_refuses_a_part_of_its_rows():
         ),
     ],
 )
-def test_reverse_mode_is_forward_mode(name, make_solver, number):
+@each_depth
+def test_reverse_mode_is_forward_mode(name, make_solver, number, shapes):
     """A gradient by a hyperparameter through two updates, refreshes included (optax 228)."""
 
     def outcome(number):
-        params = trained_twice(name, make_solver(number), make_params(shapes=TWO_LAYERS), X, Y)
+        params = trained_twice(name, make_solver(number), make_params(shapes=shapes), X, Y)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
     _, forward = jax.jit(lambda number: jax.jvp(outcome, (number,), (1.0,)))(number)
