@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import tritia
 from benchmarks.collectives import bytes_of_collectives
 from benchmarks.families import perceptron
+from benchmarks.tiam_cost import tiam_step
 from benchmarks.timing import header, table
 
 DEVICES = (1, 2, 4, 8)
@@ -97,12 +98,8 @@ def layer_counts(devices: int, rows: int, widths: tuple[int, int, int], stacked:
     x = jax.ShapeDtypeStruct((rows, inputs), jnp.float32, sharding=everywhere)
     y = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=everywhere)
 
-    def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
-        updates, state = solver.update(None, state, params, inputs=x, targets=y)
-        return optax.apply_updates(params, updates), state
-
-    compiled = jax.jit(step).lower(params, solver.init(params), x, y).compile()
-    return _counted(compiled)
+    step = jax.jit(tiam_step(solver))
+    return _counted(step.lower(params, solver.init(params), x, y).compile())
 
 
 def _counted(compiled: Any) -> Counts:

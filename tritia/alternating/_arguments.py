@@ -110,6 +110,53 @@ def check_row_sharding(sharding: jax.sharding.Sharding | None, num_examples: int
         )
 
 
+def check_layer_sharding(
+    sharding: jax.sharding.NamedSharding | None,
+    rows: jax.sharding.Sharding | None,
+    block_order: str,
+    restart: str | None,
+) -> None:
+    """Checks the argument `layer_sharding` of `tritia.tiam`, beside the others that it goes with.
+
+    Raises:
+      ValueError: it does not name one axis, or another argument does not go with it.
+      TypeError: neither a `jax.sharding.NamedSharding` nor None.
+    """
+    if sharding is None:
+        return
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        raise TypeError(
+            f"layer_sharding must be a jax.sharding.NamedSharding or None; got {sharding!r}."
+        )
+    if len(sharding.spec) != 1 or not isinstance(sharding.spec[0], str):
+        raise ValueError(
+            f"layer_sharding has the spec {sharding.spec}; allowed: one axis of the mesh, over"
+            ' which layers are spread, such as PartitionSpec("layers").'
+        )
+    if block_order != "red_black":
+        raise ValueError(
+            f"block_order is {block_order!r}; with layer_sharding, 'red_black' alone is allowed, in"
+            " which layers are updated at the same time."
+        )
+    if restart is not None:
+        raise ValueError(
+            f"restart is {restart!r}; with layer_sharding None alone is allowed, because a forward"
+            " pass goes through one device after the other."
+        )
+    if rows is not None:
+        raise ValueError(
+            f"row_sharding is {rows!r}; with layer_sharding None alone is allowed: every device has"
+            " all rows."
+        )
+    # Some devices make steps that others do not: sums over a further axis could come in another
+    # order on one device than on its partner, and wait for each other.
+    if sharding.mesh.size != sharding.mesh.shape[sharding.spec[0]]:
+        raise ValueError(
+            f"layer_sharding lies on a mesh of {dict(sharding.mesh.shape)} devices; allowed: a mesh"
+            f" whose axes other than {sharding.spec[0]!r} have the size 1."
+        )
+
+
 def solver_dtype(params: Any) -> Any:
     """Returns the dtype of the solver: that of the params, float32 at least."""
     return compute_dtype(*map(jnp.result_type, jax.tree.leaves(params)))

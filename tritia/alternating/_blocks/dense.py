@@ -274,7 +274,8 @@ def kernel_backtracking(
             d = terms[0] - 2 * terms[1] / tau + terms[2] / tau**2
             return rho * d_along + mu * d <= tau * d
 
-    # All of them at once cost less than a loop. Powers of 2 are exact, and constants to autodiff.
+    # At once: devices would have to leave a loop together. Powers of 2 are exact, and constants to
+    # autodiff.
     factors = 2.0 ** jnp.arange(tries + 1, dtype=tau.dtype)
     enough = jax.vmap(accepted)(factors * jax.lax.stop_gradient(tau)).at[-1].set(True)
     tau = factors[jnp.argmax(enough)] * tau

@@ -1,4 +1,6 @@
-"""How the layers' arrays are arranged in the state of `tritia.tiam`: each layer by itself.
+"""How the layers' arrays are arranged in the state of `tritia.tiam`, and in the passes over them.
+
+Here stands the arrangement of each layer by itself.
 
 `tritia.alternating._full_batch.layer_parallel` has the other arrangement, of layers over devices.
 """
@@ -24,10 +26,37 @@ from tritia.alternating._full_batch.problem import (
     Variables,
     layer_fits,
 )
+from tritia.alternating._full_batch.standard import Standard
 from tritia.alternating._network import Network, layers_of, like_params
 
 Arrays = tuple[jax.Array, ...]
 Biases = tuple[jax.Array | None, ...]
+
+
+class Start(NamedTuple):
+    """What a block pass starts from.
+
+    Attributes:
+      examples: the rows, with standardised inputs where they are standardised.
+      variables: the blocks, of these inputs.
+      fits: L arrays a_{l-1} W_l + b_l of those blocks, (n, d_l).
+      displacements: of the last pass.
+      tau: (L,), what backtracking tries first, or ().
+      spectrum: of the first layer's Gram matrix, or None where none is kept.
+      standard: of the columns of the inputs, or ().
+      fingerprint: of the inputs of the first update.
+      inputs_changed: whether any update so far has been given other inputs than the first, ().
+    """
+
+    examples: Examples
+    variables: Variables
+    fits: tuple[jax.Array, ...]
+    displacements: Displacements
+    tau: Any
+    spectrum: Spectrum | None
+    standard: Standard | tuple[()]
+    fingerprint: jax.Array
+    inputs_changed: jax.Array
 
 
 class Arrangement(Protocol):
@@ -64,17 +93,7 @@ class Arrangement(Protocol):
         ...
 
     def update(
-        self,
-        method: Method,
-        numbers: Numbers,
-        inertias: Inertias,
-        variables: Variables,
-        examples: Examples,
-        *,
-        displacements: Displacements,
-        tau: Any,
-        spectrum: Spectrum | None,
-        known_fits: Arrays,
+        self, method: Method, numbers: Numbers, inertias: Inertias, start: Start
     ) -> BlockPassResult:
         """Visits every block, as `update_blocks`."""
         ...
@@ -118,5 +137,17 @@ class OneByOne(NamedTuple):
     ) -> Arrays:
         return layer_fits(inputs, activations, kernels, biases)
 
-    def update(self, *operands: Any, **settings: Any) -> BlockPassResult:
-        return update_blocks(*operands, **settings)
+    def update(
+        self, method: Method, numbers: Numbers, inertias: Inertias, start: Start
+    ) -> BlockPassResult:
+        return update_blocks(
+            method,
+            numbers,
+            inertias,
+            start.variables,
+            start.examples,
+            displacements=start.displacements,
+            tau=start.tau,
+            spectrum=start.spectrum,
+            known_fits=start.fits,
+        )

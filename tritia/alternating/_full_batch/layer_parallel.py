@@ -28,7 +28,7 @@ from tritia.alternating._blocks import dense
 from tritia.alternating._blocks.activations import Activation
 from tritia.alternating._blocks.rows import Spectrum
 from tritia.alternating._examples import Examples
-from tritia.alternating._full_batch.arrangement import Arrays, Biases
+from tritia.alternating._full_batch.arrangement import Arrays, Biases, Start
 from tritia.alternating._full_batch.block_order import block_visits
 from tritia.alternating._full_batch.block_pass import BlockPass, BlockPassResult
 from tritia.alternating._full_batch.coefficients import Inertias
@@ -203,19 +203,9 @@ class LayerParallel(NamedTuple):
         return self._over_devices(each, replicated, split)[1]
 
     def update(
-        self,
-        method: Method,
-        numbers: Numbers,
-        inertias: Inertias,
-        variables: Variables,
-        examples: Examples,
-        *,
-        displacements: Displacements,
-        tau: Any,
-        spectrum: Spectrum | None,
-        known_fits: Arrays,
+        self, method: Method, numbers: Numbers, inertias: Inertias, start: Start
     ) -> BlockPassResult:
-        blocks = _blocks(numbers, variables, displacements, tau, known_fits)
+        blocks = _blocks(numbers, start)
         ends, slots = zip(*map(_apart, (blocks[0], blocks[2])), strict=True)
         # An array that occurs twice stays one, and Python numbers stay such.
         traced = {
@@ -232,7 +222,7 @@ class LayerParallel(NamedTuple):
             return self._pass(shared, first, stack, last)
 
         names = jax.tree.map(id, inertias)
-        replicated = ends, examples, spectrum, traced, numbers.tau, numbers.eps
+        replicated = ends, start.examples, start.spectrum, traced, numbers.tau, numbers.eps
         found, kept = self._over_devices(run, replicated, (slots, blocks[1]))
         ends, end_reports, objective, loss, last_gap = found
         slots, stack, reports, gaps = kept
@@ -250,12 +240,12 @@ class LayerParallel(NamedTuple):
             return jnp.concatenate([of_first[None], of_stack, of_last[None]])
 
         steps = tuple(report.moved for report in (end_reports[0], reports, end_reports[1]))
-        moved = optax.tree.sub(new.activations, variables.activations)
+        moved = optax.tree.sub(new.activations, start.variables.activations)
         return BlockPassResult(
             new,
             (first.fit, stack.fit, last.fit),
-            Displacements(steps, moved if displacements.activations else ()),
-            by_layer("tau") if len(tau) else (),
+            Displacements(steps, moved if start.displacements.activations else ()),
+            by_layer("tau") if len(start.tau) else (),
             objective,
             loss,
             Rejected(
@@ -435,15 +425,10 @@ def _value(
     return total, coupling_residual(activation, z_below, block.a, rows)
 
 
-def _blocks(
-    numbers: Numbers,
-    variables: Variables,
-    displacements: Displacements,
-    tau: Any,
-    fits: Arrays,
-) -> tuple[_Block, _Block, _Block]:
+def _blocks(numbers: Numbers, start: Start) -> tuple[_Block, _Block, _Block]:
     """Returns the first block, the stacked ones and the last."""
-    kernels, biases, z, a = variables
+    kernels, biases, z, a = start.variables
+    displacements, tau = start.displacements, start.tau
     steps: Any = displacements.kernels or (None,) * 3
     moved: Any = displacements.activations or (None,) * 2
     gamma = numbers.gamma or (None,) * (len(numbers.rho) - 1)
@@ -454,7 +439,7 @@ def _blocks(
             biases[part],
             z[part],
             a[part - 1] if part else None,
-            fits[part],
+            start.fits[part],
             steps[part],
             moved[part - 1] if part else None,
             pick(tau) if len(tau) else None,
@@ -487,53 +472,6 @@ def _apart(block: _Block) -> tuple[_Block, _Block]:
 def _together(end: _Block, of_rows: _Block) -> _Block:
     """Undoes `_apart`."""
     return end._replace(**{name: getattr(of_rows, name) for name in _OF_ROWS})
-
-
-def check_layer_sharding(
-    sharding: NamedSharding | None,
-    rows: jax.sharding.Sharding | None,
-    block_order: str,
-    restart: str | None,
-) -> None:
-    """Checks the argument `layer_sharding` of `tritia.tiam`, beside the others that it goes with.
-
-    Raises:
-      ValueError: it does not name one axis, or another argument does not go with it.
-      TypeError: neither a `jax.sharding.NamedSharding` nor None.
-    """
-    if sharding is None:
-        return
-    if not isinstance(sharding, NamedSharding):
-        raise TypeError(
-            f"layer_sharding must be a jax.sharding.NamedSharding or None; got {sharding!r}."
-        )
-    if len(sharding.spec) != 1 or not isinstance(sharding.spec[0], str):
-        raise ValueError(
-            f"layer_sharding has the spec {sharding.spec}; allowed: one axis of the mesh, over"
-            ' which layers are spread, such as PartitionSpec("layers").'
-        )
-    if block_order != "red_black":
-        raise ValueError(
-            f"block_order is {block_order!r}; with layer_sharding, 'red_black' alone is allowed, in"
-            " which layers are updated at the same time."
-        )
-    if restart is not None:
-        raise ValueError(
-            f"restart is {restart!r}; with layer_sharding None alone is allowed, because a forward"
-            " pass goes through one device after the other."
-        )
-    if rows is not None:
-        raise ValueError(
-            f"row_sharding is {rows!r}; with layer_sharding None alone is allowed: every device has"
-            " all rows."
-        )
-    # Some devices make steps that others do not: sums over a further axis could come in another
-    # order on one device than on its partner, and wait for each other.
-    if sharding.mesh.size != sharding.mesh.shape[sharding.spec[0]]:
-        raise ValueError(
-            f"layer_sharding lies on a mesh of {dict(sharding.mesh.shape)} devices; allowed: a mesh"
-            f" whose axes other than {sharding.spec[0]!r} have the size 1."
-        )
 
 
 def layer_parallel(

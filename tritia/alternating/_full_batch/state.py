@@ -20,7 +20,7 @@ import optax
 from tritia._batching import lockstep_cond
 from tritia.alternating._blocks.rows import Spectrum, spectrum
 from tritia.alternating._examples import Examples, fingerprint, fingerprint_size
-from tritia.alternating._full_batch.arrangement import Arrangement
+from tritia.alternating._full_batch.arrangement import Arrangement, Start
 from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.diagnostics import Diagnostics, diagnose, no_diagnostics
 from tritia.alternating._full_batch.problem import Displacements, Method, Variables
@@ -163,32 +163,6 @@ def placeholder_state(params: optax.Params, kept: Kept) -> TiamState:
     fields = {name: jnp.zeros(()) for name in TiamState._fields}
     copies = {"fitted": params, "displacement": params if kept.displacement else ()}
     return TiamState(**{**fields, **copies})
-
-
-class Start(NamedTuple):
-    """What a block pass starts from.
-
-    Attributes:
-      examples: the rows, with standardised inputs where they are standardised.
-      variables: the blocks, of these inputs.
-      fits: L arrays a_{l-1} W_l + b_l of those blocks, (n, d_l).
-      displacements: of the last pass.
-      tau: (L,), what backtracking tries first, or ().
-      spectrum: of the first layer's Gram matrix, or None where none is kept.
-      standard: of the columns of the inputs, or ().
-      fingerprint: of the inputs of the first update.
-      inputs_changed: whether any update so far has been given other inputs than the first, ().
-    """
-
-    examples: Examples
-    variables: Variables
-    fits: tuple[jax.Array, ...]
-    displacements: Displacements
-    tau: Any
-    spectrum: Spectrum | None
-    standard: Standard | tuple[()]
-    fingerprint: jax.Array
-    inputs_changed: jax.Array
 
 
 def resume(

@@ -25,6 +25,7 @@ from tritia._schedules import halving
 from tritia.alternating import _examples as ex
 from tritia.alternating._arguments import (
     activation_of_each,
+    check_layer_sharding,
     check_row_sharding,
     resolve_activations,
     resolve_loss,
@@ -40,7 +41,7 @@ from tritia.alternating._full_batch.coefficients import (
     reads_displacement,
     resolve_inertias,
 )
-from tritia.alternating._full_batch.layer_parallel import check_layer_sharding, layer_parallel
+from tritia.alternating._full_batch.layer_parallel import layer_parallel
 from tritia.alternating._full_batch.penalties import layer_penalties
 from tritia.alternating._full_batch.problem import Coupling, KernelStep, Method
 from tritia.alternating._full_batch.restart import (
@@ -367,17 +368,7 @@ def tiam(
                 method, numbers, start.variables, start.fits, start.examples
             )
             start = start._replace(variables=restarted.variables, fits=restarted.fits)
-        result = arrangement.update(
-            method,
-            numbers,
-            inertias_at(inertias, state.count),
-            start.variables,
-            start.examples,
-            displacements=start.displacements,
-            tau=start.tau,
-            spectrum=start.spectrum,
-            known_fits=start.fits,
-        )
+        result = arrangement.update(method, numbers, inertias_at(inertias, state.count), start)
         moved, next_state = advance(arrangement, params, kept, state, start, result, restarted)
         updates = jax.tree.map(
             lambda step, leaf: jnp.array(step, jnp.result_type(leaf), copy=kept.displacement),
