@@ -2,7 +2,8 @@
 
 Run `python -m benchmarks.small_problems [--seeds 3] [--restarts]`. It prints test accuracy, or R2,
 averaged over seeds with the least one, on problems where full-batch TIAM without restarts is known
-to do badly (curved functions of few inputs), and on diabetes. The MLPs stand behind a
+to do badly (curved functions of few inputs), on diabetes, and on random tables with fewer rows
+than columns (120 x 500 and 100 x 200 to train on). The MLPs stand behind a
 StandardScaler; for MLPRegressor the targets are standardised too. With `--restarts` it prints
 instead the test accuracy of `tritia.tiam` by its restart, 50 updates, hidden layers of 100.
 """
@@ -25,6 +26,7 @@ from sklearn.datasets import (
     make_classification,
     make_friedman1,
     make_moons,
+    make_regression,
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -35,8 +37,8 @@ from sklearn.preprocessing import StandardScaler
 import tritia
 from tritia.sklearn import TiamClassifier, TiamRegressor
 
-CLASSES = ("moons", "spirals", "parity", "five classes")
-NUMBERS = ("sine", "friedman1", "diabetes")
+CLASSES = ("moons", "spirals", "parity", "five classes", "120 x 500")
+NUMBERS = ("sine", "friedman1", "diabetes", "100 x 200")
 
 
 def problem(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +55,10 @@ def problem(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         return x + 0.1 * random.randn(1000, 6), x[:, :4].sum(axis=1) % 2
     if name == "five classes":
         return make_classification(1000, 20, n_informative=8, n_classes=5, random_state=seed)
+    if name == "120 x 500":
+        return make_classification(172, 500, n_informative=20, random_state=seed)
+    if name == "100 x 200":
+        return make_regression(143, 200, n_informative=20, noise=10.0, random_state=seed)
     if name == "sine":
         x = random.uniform(-3, 3, (1000, 1))
         return x, np.sin(4 * x[:, 0]) + 0.1 * random.randn(1000)

@@ -3,8 +3,8 @@ r"""Training time until a test metric, TIAM against what a user would pick inste
     pip install "tritia[benchmarks]"
     python -m benchmarks.time_to_accuracy DATA... [--cora FOLDER] [--mnist FOLDER]
 
-Two hidden layers of 100 units. Every method with a learning rate is tuned as `tritia compare` tunes
-it, on validation rows; then each seed trains with all methods in one process, one after another,
+Two hidden layers of 100 units. Every method is tuned as `tritia compare` tunes it, on validation
+rows: its learning rate, or the weight decay of `tiam`, which has none; then each seed trains with all methods in one process, one after another,
 and the time of its epochs, compiled, is added up until the test metric is there. Evaluating is not
 counted. Levenberg-Marquardt, by Optimistix, takes part in regression, where its residuals are.
 Medians over the seeds; a method that most of them do not bring there has a dash, and the best test
@@ -48,7 +48,15 @@ GOALS = {
     "cora": (0.0, 0.8),
     "mnist": (0.0, 0.97),
 }
-MINIBATCHES = ("stochastic_tiam", "stochastic_tiam_inertia", "adam", "adamw", "momentum", "muon")
+MINIBATCHES = (
+    "stochastic_tiam",
+    "stochastic_tiam_inertia",
+    "spectral_momentum",
+    "adam",
+    "adamw",
+    "momentum",
+    "muon",
+)
 FULL_BATCH = ("tiam", "adam", "momentum", "lbfgs")
 
 
@@ -101,7 +109,7 @@ def registered(
     rows_seen = "all rows" if full_batch else f"batches of {bench.batch_size}"
     optimizer = dataclasses.replace(optimizer, full_batch=full_batch)
     setting: Any = {}
-    if optimizer.learning_rate is not None:
+    if optimizer.learning_rate is not None or optimizer.coefficients:
         setting = tuning.tune(bench.only(0, tuning_seeds), optimizer, epochs).setting
     pure = training.functions(bench, optimizer)
     numbers = {key: jnp.float32(value) for key, value in setting.items()}

@@ -69,7 +69,9 @@ def by_hand(bench, seed, transform, epochs):
     return float(loss(params, split.training)), float(metric)
 
 
-@pytest.mark.parametrize(("bench", "seed"), [("wine", 2), ("diabetes", 1)])
+@pytest.mark.parametrize(
+    ("bench", "seed"), [("wine", 2), pytest.param("diabetes", 1, marks=pytest.mark.slow)]
+)
 def test_a_vmapped_seed_is_the_plain_loop(bench, seed, request):
     bench = request.getfixturevalue(bench)
     curves = train(bench, OPTIMIZERS["adam"], {"learning_rate": 0.01})

@@ -105,11 +105,17 @@ def test_a_solver_is_spread():
     _agree(*(_run("stochastic_tiam", _rates(8), devices, seeds=2) for devices in (None, 1)))
 
 
-@pytest.mark.parametrize("memory", [pytest.param(None, marks=pytest.mark.slow), 30_000])
-def test_halving(memory):
-    options = {"seeds": 3, "halving": Halving(), "memory": memory}
-    spread = _run("difference", _rates(9), None, **options)
-    alone = _run("difference", _rates(9), 1, seeds=3, halving=Halving())
+@pytest.mark.parametrize(
+    ("seeds", "rungs", "memory"),
+    [
+        (1, 1, None),
+        *(pytest.param(3, 2, memory, marks=pytest.mark.slow) for memory in (None, 30_000)),
+    ],
+)
+def test_halving(seeds, rungs, memory):
+    options = {"seeds": seeds, "halving": Halving(rungs=rungs)}
+    spread = _run("difference", _rates(9), None, memory=memory, **options)
+    alone = _run("difference", _rates(9), 1, **options)
     np.testing.assert_array_equal(spread.trained, alone.trained)
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-4)
 
