@@ -68,7 +68,8 @@ def counts(name: str, devices: int, rows: int, widths: tuple[int, ...]) -> Count
     y = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=spread)
 
     def step(params: Any, state: Any, x: jax.Array, y: jax.Array) -> Any:
-        grads, extra = None, {"inputs": x, "targets": y}
+        grads: Any = None
+        extra: dict[str, Any] = {"inputs": x, "targets": y}
         if "tiam" not in name:
             grad_fn = functools.partial(jax.grad(loss), x=x, y=y)
             grads, extra = grad_fn(params), {"grad_fn": grad_fn}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,7 @@ def curves(folder: Path, column: str) -> dict[str, np.ndarray]:
     return {name: np.array(list(seeds.values())) for name, seeds in found.items()}
 
 
-def draw_curves(axes: plt.Axes, found: dict[str, np.ndarray]) -> None:
+def draw_curves(axes: Any, found: dict[str, np.ndarray]) -> None:
     """The median and the quartiles over seeds, in the colours of the comparison's own pictures."""
     for name, style in styles(SHOWN).items():
         lower, middle, upper = np.percentile(found[name], (25, 50, 75), axis=0)

@@ -48,7 +48,7 @@ def opaque_step(optimizer: Any) -> Any:
 
 
 def steps_and_gradients(
-    widths: Sequence[int], rows: int, methods: Sequence[str], rounds: int
+    widths: Sequence[int], rows: int, methods: Sequence[Any], rounds: int
 ) -> dict[str, tuple[Seconds, Seconds]]:
     """Seconds of a step of each method and of its gradients alone, all in turn."""
     params, batch = perceptron(widths), examples(rows, widths)

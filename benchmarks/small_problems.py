@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import (
     load_diabetes,
@@ -35,13 +34,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tritia
+from benchmarks.tiam_cost import tiam_step
 from tritia.sklearn import TiamClassifier, TiamRegressor
 
 CLASSES = ("moons", "spirals", "parity", "five classes", "120 x 500")
 NUMBERS = ("sine", "friedman1", "diabetes", "100 x 200")
 
 
-def problem(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def problem(name: str, seed: int) -> Any:
     random = np.random.RandomState(seed)
     if name == "moons":
         return make_moons(1000, noise=0.15, random_state=seed)
@@ -99,12 +99,8 @@ def outputs_of_tiam(
     inertia = tritia.Inertia(0.0, 0.0, correct)
     solver = tritia.tiam(len(x), restart=restart, mu=mu, inertia=inertia)
 
-    def step(carry: Any, _: Any) -> Any:
-        params, state = carry
-        updates, state = solver.update(None, state, params, inputs=x, targets=y)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, solver.init(params)), length=50)
+    step, start = tiam_step(solver), (params, solver.init(params))
+    (params, _), _ = jax.lax.scan(lambda at, _: (step(*at, x, y), None), start, length=50)
     for layer in params[:-1]:
         test_x = jax.nn.relu(test_x @ layer["kernel"] + layer["bias"])
     return test_x @ params[-1]["kernel"] + params[-1]["bias"]
@@ -146,7 +142,7 @@ def print_restarts(seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.small_problems", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.small_problems", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--restarts", action="store_true")

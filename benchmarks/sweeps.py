@@ -28,8 +28,8 @@ from tritia import sweeps
 
 def problem_and_data(hidden):
     """An MLP on the digits, and the digits."""
-    digits = sklearn.datasets.load_digits()
-    x, y = (digits.data / 16.0).astype(np.float32), digits.target.astype(np.int32)
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    x, y = np.asarray(pixels / 16.0, np.float32), np.asarray(labels, np.int32)
     data = {"training": {"x": x[:1400], "y": y[:1400]}, "held_out": {"x": x[1400:], "y": y[1400:]}}
 
     def model(rngs):
@@ -122,7 +122,7 @@ def show_kinds(build: Callable[[], Any], settings: Any, steps: int, repeats: int
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--settings", type=int, default=64)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--hidden", type=int, default=32)

@@ -74,7 +74,7 @@ def gradient_step(optimizer: optax.GradientTransformation) -> Step:
     return step
 
 
-def sides(rows: int, kernel_steps: Sequence[str]) -> dict[str, tuple[Any, Step]]:
+def sides(rows: int, kernel_steps: Sequence[Any]) -> dict[str, tuple[Any, Step]]:
     """By name, an optimizer and its step: TIAM with these weight steps, and Adam."""
     adam = optax.adam(1e-3)
     found = {PEER: (adam, gradient_step(adam))}
@@ -190,7 +190,7 @@ def profile(step: Step, optimizer: Any, rows: int, sizes: Sequence[int], rounds:
     kinds = kinds_of_instructions(compiled.as_text() or "")
     call = carried(compiled, (params, state), *data)
     seconds: Seconds = in_turn({"step": call}, rounds)["step"]
-    spent: dict[str, float] = collections.Counter()
+    spent: dict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             for _ in range(rounds):
@@ -253,7 +253,8 @@ def show_stack(quick: bool) -> None:
                 step = jax.jit(tiam_step(solver), donate_argnums=(0, 1))
                 compiled = step.lower(params, state, *data).compile()
                 compiling[name] = time.process_time() - began
-                temporary[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+                memory: Any = compiled.memory_analysis()
+                temporary[name] = memory.temp_size_in_bytes / 2**20
                 sides[name] = carried(compiled, (params, state), *data)
             found, alone = in_turn(sides, rounds), "one after the other"
             for name in ways:

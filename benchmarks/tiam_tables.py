@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import tritia
 from benchmarks.families import outputs, perceptron
 from benchmarks.tables import CHOSEN_ON, find_tables
+from benchmarks.tiam_cost import tiam_step
 from benchmarks.timing import add_parts, header
 from tritia._compare import datasets
 
@@ -70,8 +70,11 @@ def data_set(name: str, folder: Path | None) -> Parts:
     x, y = data.inputs.astype(float), data.targets
     if data.classes is None:
         y = (y - split.target_shift) * split.target_scale
-    found = [(x[rows], y[rows]) for rows in (split.training, split.validation, split.test)]
-    return Parts(*found, data.classes)
+
+    def part(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x[rows], y[rows]
+
+    return Parts(part(split.training), part(split.validation), part(split.test), data.classes)
 
 
 def trainer(data: Parts, **settings: Any) -> Callable[..., tuple[float, float]]:
@@ -100,19 +103,17 @@ def trainer(data: Parts, **settings: Any) -> Callable[..., tuple[float, float]]:
         solver = tritia.tiam(n, loss=loss, **settings, **numbers)
 
         def train(params):
-            def step(carry, _):
-                params, state = carry
-                updates, state = solver.update(None, state, params, inputs=x, targets=y)
-                return (optax.apply_updates(params, updates), state), None
-
-            params = jax.lax.scan(step, (params, solver.init(params)), length=UPDATES)[0][0]
+            step, start = tiam_step(solver), (params, solver.init(params))
+            (params, _), _ = jax.lax.scan(
+                lambda at, _: (step(*at, x, y), None), start, length=UPDATES
+            )
             return metric(params, validation_x, validation), metric(params, test_x, test)
 
         return jax.tree.map(jnp.mean, jax.vmap(train)(params))
 
     def run(params, x, validation_x, test_x, **numbers):
         found = compiled(params, x, validation_x, test_x, y, validation, test, numbers)
-        return tuple(map(float, found))
+        return float(found[0]), float(found[1])
 
     return run
 

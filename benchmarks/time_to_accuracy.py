@@ -4,11 +4,12 @@ r"""Training time until a test metric, TIAM against what a user would pick inste
     python -m benchmarks.time_to_accuracy DATA... [--cora FOLDER] [--mnist FOLDER]
 
 Two hidden layers of 100 units. Every method is tuned as `tritia compare` tunes it, on validation
-rows: its learning rate, or the weight decay of `tiam`, which has none; then each seed trains with all methods in one process, one after another,
-and the time of its epochs, compiled, is added up until the test metric is there. Evaluating is not
-counted. Levenberg-Marquardt, by Optimistix, takes part in regression, where its residuals are.
-Medians over the seeds; a method that most of them do not bring there has a dash, and the best test
-metric that it came to instead. Tuning takes most of the time; half an hour on MNIST with:
+rows: its learning rate, or the weight decay of `tiam`, which has none; then each seed trains with
+all methods in one process, one after another, and the time of its epochs, compiled, is added up
+until the test metric is there. Evaluating is not counted. Levenberg-Marquardt, by Optimistix, takes
+part in regression, where its residuals are. Medians over the seeds; a method that most of them do
+not bring there has a dash, and the best test metric that it came to instead. Tuning takes most of
+the time; half an hour on MNIST with:
 
     python -m benchmarks.time_to_accuracy mnist --mnist FOLDER --epochs 10 --steps 30 \
         --tuning-seeds 1
@@ -147,8 +148,8 @@ def levenberg_marquardt(bench: training.Bench, epochs: int) -> Side:
     @equinox.filter_jit
     def start(params: Any, split: Any) -> Any:
         flat = flatten(params)[0]
-        out = jax.eval_shape(residuals, flat, split)
-        return flat, solver.init(residuals, flat, split, {}, *out, frozenset())
+        out, aux = jax.eval_shape(residuals, flat, split)
+        return flat, solver.init(residuals, flat, split, {}, out, aux, frozenset())
 
     @equinox.filter_jit
     def step(carry: Any, split: Any) -> Any:
@@ -188,7 +189,7 @@ def time_to(bench: training.Bench, side: Side, seed: int, goal: tuple[float, flo
         best = np.fmax(best, test)  # NaN where it diverged
         enough = not training_goal or side.evaluate(carry, seed, "training") >= training_goal
         if enough and test >= test_goal:
-            return Reached(number + 1, *seconds, best)
+            return Reached(number + 1, seconds[0], seconds[1], best)
     return Reached(np.inf, np.inf, np.inf, best)
 
 
@@ -233,7 +234,7 @@ def show(name: str, folder: Path | None, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Prints a table for each data set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", nargs="*", help=f"any of {', '.join(GOALS)}; default: all at hand")
     parser.add_argument("--cora", type=Path, help="folder with the Planetoid files of Cora")
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's files")

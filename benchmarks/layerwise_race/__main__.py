@@ -32,7 +32,7 @@ from benchmarks.timing import header
 
 def main() -> None:
     """Races and prints a table for each task."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tasks", nargs="*", help=f"any of {', '.join(TASKS)}; default: all at hand")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5)

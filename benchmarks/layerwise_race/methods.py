@@ -191,7 +191,7 @@ def psgd_kron(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
 
 def kfac(problem: Problem, setting: Setting, rate: Schedule) -> Stepper:
     """K-FAC by kfac-jax, momentum 0.9 and its norm constraint after its preconditioner."""
-    import kfac_jax
+    import kfac_jax  # pyright: ignore[reportMissingImports]
 
     def registered_loss(params: Params, batch: Batch) -> jax.Array:
         inputs, targets = batch
