@@ -68,7 +68,7 @@ def test_draws_of_several_numbers_with_halving(tmp_path):
         (["--grid", "learning_rate=1", "--count", "3"], ["--count goes with --draw"]),
         (["--memory", "much"], ["'much' is not a size"]),
         (["--memory", "1KB"], ["--memory", "one setting with one seed"]),
-        (["--halving"], ["--epochs", "need 9 at least"]),
+        (["--halving"], ["--epochs", "9 are enough"]),
         (["--epochs", "two"], ["'two' is not a whole number"]),
         (["--colour", "red"], ["unrecognized arguments: --colour red"]),
         (["--optimizer", "cocob"], ["no numbers to sweep"]),

@@ -118,3 +118,11 @@ def test_wrong_arguments(arguments, error, message):
     good = {"loss": lambda w: jnp.sum(w**2), "params": jnp.ones(2), "key": KEY}
     with pytest.raises(error, match=message):
         tritia.estimate_smoothness(**(good | arguments))
+
+
+def test_leaves_that_are_no_floats_stay_as_they_are():
+    params = {"w": jnp.ones(2), "count": jnp.int32(3), "key": jax.random.key(1), "none": None}
+    estimate = tritia.estimate_smoothness(
+        lambda p: p["count"] * jnp.sum(p["w"] ** 2) + (p["none"] is not None), params, KEY
+    )
+    np.testing.assert_allclose(estimate, 6.0, rtol=1e-6)

@@ -668,3 +668,38 @@ def test_skip_of_the_wrong_type(skip):
 def test_skip_of_an_unknown_name():
     with pytest.raises(ValueError, match=r"skip has \['d'\].*'a', 'b', 'c'"):
         tritia.with_layer_inputs(_dense, skip=["d"])(DENSE, X, Y)
+
+
+class _Projection(eqx.Module):
+    value: jax.Array
+
+
+def test_leaves_whose_own_name_is_value():
+    """The value of a Flax variable has its variable's name; any other keeps its own."""
+    params = {"query": jnp.ones((3, 2)), "value": jnp.ones((3, 2)), "eqx": _Projection(jnp.eye(3))}
+    x = jnp.ones((4, 3))
+
+    def loss(params):
+        return jnp.sum(x @ params["eqx"].value @ params["query"]) + jnp.sum(x @ params["value"])
+
+    _, inputs = tritia.with_layer_inputs(loss)(params)
+    assert list(inputs) == ["eqx/value", "query", "value"]
+    skipping = tritia.with_layer_inputs(lambda p: jnp.sum(x @ p["value"]), skip=["value"])
+    assert skipping({"value": params["value"]})[1] == {}
+
+
+def test_two_leaves_of_one_name_are_refused():
+    params = {"a": {"b": jnp.ones((3, 2))}, "a/b": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match=r"params has several leaves of one name: a/b"):
+        tritia.with_layer_inputs(lambda p: jnp.sum(p["a/b"]))(params)
+
+
+def test_a_box_with_metadata_of_linen_has_the_name_of_its_place():
+    linen = pytest.importorskip("flax.linen")
+    x = jnp.ones((4, 3))
+    model = linen.Dense(
+        2, kernel_init=linen.with_partitioning(jax.nn.initializers.ones, (None, "x"))
+    )
+    params = model.init(jax.random.key(0), x)
+    loss = tritia.with_layer_inputs(lambda params: jnp.sum(model.apply(params, x)))
+    assert list(loss(params)[1]) == ["params/kernel"]

@@ -124,6 +124,61 @@ def test_regression_of_one_and_of_several_outputs():
     assert one.predict(x).shape == (200,)
 
 
+def _far_out(name):
+    """Columns whose largest entries lie tens of deviations away."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((300, 4))
+    columns = {
+        "lognormal": np.exp(2 * x),
+        "Student's t": random.standard_t(2, size=x.shape),
+        "rare": np.c_[x, np.arange(300) == 7],
+    }[name]
+    return columns, np.tanh(columns[:, 0]) + 0.1 * random.standard_normal(300)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lognormal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Student's t", "rare"))],
+)
+def test_rows_far_out_do_not_make_it_diverge(name):
+    x, y = _far_out(name)
+    regressor = TiamRegressor(**SMALL).fit(x[:200], y[:200])
+    assert np.all(np.isfinite(regressor.validation_losses_))
+    assert regressor.score(x[200:], y[200:]) > 0.3
+
+
+@pytest.mark.slow
+def test_thousands_of_rows_of_a_regression():
+    x = np.random.default_rng(0).standard_normal((9000, 3))
+    y = x[:, 0] * x[:, 1]
+    assert TiamRegressor(random_state=0).fit(x[:8500], y[:8500]).score(x[8500:], y[8500:]) > 0.95
+
+
+def test_a_decay_that_diverges_does_not_stop_the_others(monkeypatch):
+    calls = itertools.count(1)
+
+    def advance(lanes, carry, *rest):
+        return carry, np.array([np.nan, 1 / next(calls)])
+
+    monkeypatch.setattr("tritia.sklearn._path._advance", advance)
+    x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    training, validation = split(None, 20, 4, 4, np.random.RandomState(0))
+    data = Data(x, x[:, :1], np.ones(20, np.float32), training, validation)
+    lanes = Lanes((2, 4, 1), "squared_error", "stochastic_tiam")
+    result = train_path(lanes, data, (0.1, 0.2), rounds=9, updates=2, patience=3, seed=0)
+    assert result.mu == 0.2
+    assert result.updates == 18
+    np.testing.assert_array_equal(result.losses[:, 0], np.inf)
+
+
+@pytest.mark.parametrize("factor", [1e-170, pytest.param(1e200, marks=pytest.mark.slow)])
+def test_columns_whose_squares_leave_the_range_of_float64(factor):
+    x, y = wine()
+    model = TiamClassifier(**SMALL)
+    plain = model.fit(x, y).predict_proba(x)
+    np.testing.assert_allclose(model.fit(factor * x, y).predict_proba(factor * x), plain, atol=1e-3)
+
+
 def test_few_wide_rows_are_tiams():
     x = np.random.default_rng(0).normal(size=(40, 60))
     y = (x[:, 0] > 0).astype(int)
@@ -239,25 +294,34 @@ def test_a_lane_of_the_path_is_the_solver_alone():
         np.testing.assert_allclose(result.params[layer]["kernel"][0], expected, atol=2e-3)
 
 
-def test_a_minibatch_lane_of_the_path_is_the_solver_alone():
+@pytest.mark.parametrize(
+    "loss", ["squared_error", pytest.param("softmax_cross_entropy", marks=pytest.mark.slow)]
+)
+def test_a_minibatch_lane_of_the_path_is_the_solver_alone(loss):
     """A round of two updates, against heavy ball around the block step, written out."""
     random = np.random.default_rng(1)
     x = random.normal(size=(16, 5)).astype(np.float32)
-    y = random.normal(size=(16, 2)).astype(np.float32)
+    y = random.random(size=(16, 2)).astype(np.float32)
+    y /= y.sum(axis=1, keepdims=True)
+    y *= 20 if loss == "squared_error" else 1  # long steps, which are cut
     training, validation = split(None, 16, 2, 2, np.random.RandomState(0))
     data = Data(x, y, np.ones(16, np.float32), training, validation)
-    lanes = Lanes((5, 4, 2), "squared_error", "stochastic_tiam", batch=6, learning_rate=0.5)
+    lanes = Lanes((5, 4, 2), loss, "stochastic_tiam", batch=6, learning_rate=0.5)
     result = train_path(lanes, data, [0.1, 0.5], rounds=1, updates=2, patience=1, seed=0)
     random = np.random.default_rng(0)
     params, _ = _he(random, (5, 4, 2)), _he(random, (5, 4, 2))
     drawn = _draw(random, lanes, data.weights, training, 2)[0]
-    solver = tritia.stochastic_tiam(1.0, loss="squared_error", rank=None, step=None)
+    solver = tritia.stochastic_tiam(1.0, loss=loss, rank=None, step=None)
     state, last, update = solver.init(params), params, jax.jit(solver.update)
     for rate, rows in zip([0.5, 0.25], drawn, strict=True):
         ahead = jax.tree.map(lambda u, v: u + 0.9 * (u - v), params, last)
         step, state = update(None, state, params, inputs=x[rows], targets=y[rows])
         for layer, e in zip(step, params, strict=True):
             layer["kernel"] -= result.mu / 10 * e["kernel"]
+            if loss == "squared_error":
+                length = np.linalg.norm(rate * layer["kernel"], axis=0)
+                longest = 0.1 * np.linalg.norm(e["kernel"], axis=0)
+                layer["kernel"] *= np.minimum(1, longest / length)
         last, params = params, jax.tree.map(lambda c, d, r=rate: c + r * d, ahead, step)
     for found, wanted in zip(result.params, params, strict=True):
         for name in ("kernel", "bias"):

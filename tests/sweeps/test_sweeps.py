@@ -171,7 +171,9 @@ def test_halving_stops_the_worse_ones_and_leaves_the_others_alone(memory):
     winner = finished[np.argmin(whole.scores[finished])]
     assert halved.best == settings[winner]
     np.testing.assert_array_equal(halved.diverged[-1], [True, True])
-    with pytest.raises(ValueError, match="records is 4; 3 rungs of factor 2 need 8"):
+    with pytest.raises(
+        ValueError, match="records is 4, too few for 3 rungs of factor 2: 8 are enough"
+    ):
         quadratic_sweep(halving=sweeps.Halving(2, 3))
 
 
@@ -210,6 +212,19 @@ def test_evaluation_is_judged_at_the_iterate():
         u_next = u + 0.5 * d - RATES[best] * np.asarray(CURVATURE) * (u + 0.9 * d)
         u, d = u_next, u_next - u
     np.testing.assert_allclose(result.params[1], u, rtol=1e-4, atol=1e-6)
+
+
+def test_an_average_of_the_iterates_is_judged():
+    def make(setting):
+        return optax.chain(optax.sgd(setting["learning_rate"]), tritia.polyak_average(0.9))
+
+    result = quadratic_sweep(make)(sweeps.grid(learning_rate=RATES[:1]))
+    w = average = np.asarray(jax.random.normal(jax.random.key(1), (3,)), np.float64)
+    for _ in range(STEPS):
+        w = w - RATES[0] * np.asarray(CURVATURE) * w
+        average = average + 0.1 * (w - average)
+    np.testing.assert_allclose(result.params[1], average, rtol=1e-4)
+    assert not np.allclose(average, w, rtol=1e-2)
 
 
 @pytest.mark.parametrize("maximise", [False, True])
@@ -443,6 +458,8 @@ def test_draws():
         (lambda: quadratic_sweep(keep="first"), ValueError, "keep"),
         (lambda: quadratic_sweep(halving=3), TypeError, "halving must be"),
         (lambda: quadratic_sweep()([]), ValueError, "settings is empty"),
+        (lambda: quadratic_sweep()([{}]), ValueError, "settings have no numbers"),
+        (lambda: quadratic_sweep()({"a": 1}), TypeError, "settings must be a sequence of dicts"),
         (lambda: quadratic_sweep()([{"a": 1}, {"b": 1}]), ValueError, "the same names"),
     ],
 )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from tritia._arguments import check_number, check_static_int
-from tritia._trees import compute_dtype
+from tritia._leaves import trained
+from tritia._trees import compute_dtype, is_none
 
 
 def estimate_smoothness(
@@ -36,6 +37,7 @@ def estimate_smoothness(
     Args:
       loss: function from params to a real scalar, twice differentiable. Close over the data.
       params: pytree of floating or complex arrays; half precision gives half-precision products.
+        Curvature is by these: leaves of other types (counters, keys, None) stay as they are.
       key: PRNG key for the first vector.
       iterations: the most Hessian-vector products to take, each the cost of about two gradients;
         static.
@@ -60,7 +62,7 @@ def estimate_smoothness(
     check_number("tolerance", tolerance, minimum=0.0, schedule=False)
 
     def hessian_times(vector):
-        product = jax.jvp(jax.grad(loss), (params,), (vector,))[1]
+        product = jax.jvp(jax.grad(of_trained), (start,), (vector,))[1]
         # jax.grad returns the conjugate of the direction of ascent; without this, H would not be
         # symmetric for complex params.
         return jax.tree.map(jnp.conj, product)
@@ -84,10 +86,15 @@ def estimate_smoothness(
         product = hessian_times(vector)
         return step + 1, normalised(product), current, norm(product)
 
-    params = jax.tree.map(jnp.asarray, params)
-    if not jax.tree.leaves(params):
+    def of_trained(some):
+        return loss(
+            jax.tree.map(lambda w, all_: all_ if w is None else w, some, params, is_leaf=is_none)
+        )
+
+    start = jax.tree.map(jnp.asarray, trained(params))
+    if not jax.tree.leaves(start):
         return jnp.zeros(())
-    vector = normalised(optax.tree.random_like(key, params, sampler=jax.random.normal))
+    vector = normalised(optax.tree.random_like(key, start, sampler=jax.random.normal))
     dtype = jax.eval_shape(norm, vector).dtype
-    start = (jnp.zeros((), jnp.int32), vector, jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype))
-    return jax.lax.while_loop(keep_going, iterate, start)[3]
+    carry = (jnp.zeros((), jnp.int32), vector, jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype))
+    return jax.lax.while_loop(keep_going, iterate, carry)[3]

@@ -86,6 +86,8 @@ def with_layer_inputs(
     @functools.wraps(loss)
     def recorded(params: Any, *args: Any, **kwargs: Any) -> Any:
         names = leaf_names(params)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"params has several leaves of one name: {', '.join(twice)}.")
         _check_skip(skipped, names)
         leaves, structure = jax.tree.flatten(params)
         others, other_structure = jax.tree.flatten((args, kwargs))

@@ -10,14 +10,21 @@ import jax
 def leaf_names(tree: Any) -> list[str]:
     """Returns the path of each leaf, such as "layers/0/kernel".
 
-    An NNX variable and its value have the same name, so that names agree between a model, its
-    `nnx.State` and the masked trees inside `optax.partition`.
+    One of Flax's boxes (an NNX variable, Linen's metadata) and its value have the same name, so
+    that names agree between a model, its `nnx.State` and the masked trees inside `optax.partition`.
     """
     names = []
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        parts = [_key_name(key) for key in path]
-        names.append("/".join(parts[:-1] if parts[-1:] == ["value"] else parts))
+    for path, box in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_box):
+        inside = jax.tree_util.tree_leaves_with_path(box)  # none where it is masked
+        if _is_box(box):
+            inside = [(within[1:], leaf) for within, leaf in inside]
+        names += ["/".join(map(_key_name, (*path, *within))) for within, _ in inside]
     return names
+
+
+def _is_box(node: Any) -> bool:
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(node).__mro__}
+    return not kinds.isdisjoint({("flax", "Variable"), ("flax", "AxisMetadata")})
 
 
 def _key_name(key: Any) -> str:

@@ -58,7 +58,7 @@ class _Perceptron(BaseEstimator):
         random = check_random_state(self.random_state)
         chosen = solver_for(rows, columns) if self.solver == "auto" else self.solver
         self.solver_ = cast(Solver, chosen)
-        plan = plan_for(self.solver_, rows)
+        plan = plan_for(self.solver_, rows, loss)
         training, validation = split(
             classes, rows, min(plan.folds, rows), min(plan.parts, rows), random
         )
@@ -92,7 +92,10 @@ class _Perceptron(BaseEstimator):
             seed=int(random.randint(np.iinfo(np.int32).max)),
         )
         if not np.isfinite(result.losses.min()):
-            raise ValueError("the loss of the validation rows is not finite at any weight decay.")
+            advice = "" if self.solver_ == "tiam" else '; solver="tiam" has no learning rate'
+            raise ValueError(
+                f"the loss of the validation rows is not finite at any weight decay{advice}."
+            )
         self.params_ = result.params
         self.mu_ = result.mu
         self.n_iter_ = result.updates
@@ -186,7 +189,9 @@ class TiamRegressor(RegressorMixin, _Perceptron):
     r"""A multilayer perceptron that predicts numbers from the rows of a table, untuned.
 
     As `TiamClassifier`, with the squared error of standardised targets; the predictions of the
-    networks are averaged.
+    networks are averaged. The slope of a squared error has no bound, so that a minibatch moves the
+    weights of an output by a tenth of their norm at most (`optax.adaptive_grad_clip`): rows far out
+    do not make it diverge.
 
     Args:
       hidden_layer_sizes: the widths of the hidden layers.
@@ -254,7 +259,9 @@ def _check_sizes(sizes: Any) -> tuple[int, ...]:
 def _standard(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of each column and its standard deviation, 0 for a constant one."""
     mean = np.average(x, axis=0, weights=weights)
-    deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
+    largest = np.max(np.abs(x - mean), axis=0)  # whose square may be too large, or too small
+    share = (x - mean) / np.where(largest > 0, largest, 1)
+    deviation = largest * np.sqrt(np.average(share**2, axis=0, weights=weights))
     varies = deviation > 10 * np.finfo(float).eps * np.abs(mean)
     return mean, np.where(varies, deviation, 0)
 

@@ -26,6 +26,7 @@ from tritia.sklearn._folds import Fold
 Solver = Literal["tiam", "stochastic_tiam"]
 
 _DAMPING = 10.0
+_LARGEST_STEP = 0.1  # of a squared error, over the norm of an output's weights
 
 
 class Lanes(NamedTuple):
@@ -121,10 +122,10 @@ def train_path(
     for number in range(rounds):
         drawn = _draw(random, lanes, weights, training, updates)
         carry, loss = _advance(lanes, carry, decays, data, drawn, rates[number])
-        losses.append(np.asarray(loss))
+        losses.append(np.where(np.isfinite(loss), loss, np.inf))  # a decay that diverged
         if number - int(np.argmin(np.min(losses, axis=1))) >= patience:
             break
-    history = np.where(np.isfinite(losses), losses, np.inf)
+    history = np.stack(losses)
     chosen = int(np.argmin(history.min(axis=0)))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[:, chosen], carry.best_params)
     best = int(np.argmin(history[:, chosen]))
@@ -208,18 +209,16 @@ def _transform(
 
     # A target step of first order is linear in the learning rate, so that this is a chain. The
     # whole inverse, because the low-rank one of a few hundred columns compiles for longer.
-    block_step = optax.chain(
-        tritia.stochastic_tiam(
-            1.0,
-            loss=lanes.loss,
-            damping=_DAMPING,
-            rank=None,
-            step=None,
-        ),
+    parts = [
+        tritia.stochastic_tiam(1.0, loss=lanes.loss, damping=_DAMPING, rank=None, step=None),
         optax.add_decayed_weights(-mu / _DAMPING, mask=kernels),
         optax.scale(rate),
-    )
-    return tritia.triple_inertia(block_step, predict=0.9)
+    ]
+    if (
+        lanes.loss == "squared_error"
+    ):  # whose slope has no bound: rows far out would make it diverge
+        parts.append(optax.masked(optax.adaptive_grad_clip(_LARGEST_STEP), kernels))
+    return tritia.triple_inertia(optax.chain(*parts), predict=0.9)
 
 
 def _learning_rates(lanes: Lanes, rounds: int, updates: int) -> np.ndarray:

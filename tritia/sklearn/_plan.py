@@ -53,8 +53,10 @@ def solver_for(rows: int, columns: int) -> Solver:
     return "tiam" if rows < columns and rows <= 500 else "stochastic_tiam"
 
 
-def plan_for(solver: Solver, rows: int) -> Plan:
-    """Returns how much to train with this solver on this many rows."""
+def plan_for(solver: Solver, rows: int, loss: str) -> Plan:
+    """Returns how much to train with this solver, on this many rows, for this loss."""
     if solver == "tiam":
         return _FULL_BATCH
-    return next((plan for most, plan in _UP_TO.items() if rows <= most), _BEYOND)
+    plan = next((plan for most, plan in _UP_TO.items() if rows <= most), _BEYOND)
+    # The curvature of a squared error is 1, that of the softmax at most 1 / 2.
+    return plan._replace(learning_rate=1.0) if loss == "squared_error" else plan

@@ -57,7 +57,8 @@ def rung_ends(halving: Halving | None, records: int) -> list[int]:
     ends = [round(records / factor**power) for power in range(rungs, -1, -1)]
     if ends[0] < 1 or len(set(ends)) < len(ends):
         raise TooFewRecords(
-            f"records is {records}; {rungs} rungs of factor {factor} need {factor**rungs} at least."
+            f"records is {records}, too few for {rungs} rungs of factor {factor}: {factor**rungs}"
+            " are enough."
         )
     return ends
 

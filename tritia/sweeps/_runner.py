@@ -401,9 +401,13 @@ def _table(
     settings: Sequence[Mapping[str, float]],
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Returns the names of the settings' numbers, and the numbers of each name."""
+    if isinstance(settings, Mapping):
+        raise TypeError(f"settings must be a sequence of dicts; got the one dict {settings!r}.")
     if len(settings) == 0:
         raise ValueError("settings is empty; it needs one at least.")
     names = tuple(settings[0])
+    if not names:
+        raise ValueError("settings have no numbers; each needs one at least.")
     dtype = jnp.result_type(float)
     for setting in settings:
         if set(setting) != set(names):

@@ -183,8 +183,8 @@ def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) 
 
 
 def iterate(state: Any, params: Any) -> Any:
-    """Returns the params to evaluate: the iterate of triple inertia, where the state has one."""
-    if find_states(state, tritia.TripleInertiaState):
+    """Returns the params to evaluate: those of `tritia.eval_params`, where the state has them."""
+    if find_states(state, (tritia.TripleInertiaState, tritia.PolyakAverageState)):
         return tritia.eval_params(state, params)
     return params
 

@@ -123,7 +123,8 @@ def tiam(
       block_order: "backward" (z_L, W_L and b_L, a_{L-1}, z_{L-1}, ...), "forward" (W_1 and b_1,
         z_1, a_1, ..., as published), "symmetric" (backward, then forward), "red_black" (every
         second layer backward, then the others), or "pipeline" (z_L, a_{L-1}, z_{L-1}, ..., z_1,
-        then all W and b).
+        then all W and b). "red_black" learns as "backward" does. "pipeline" starts slower with 3
+        layers, learns faster with 12 and 24 of digits and MNIST, and does not with 24 of Cora.
       rho: the penalty of the last layer's fit, > 0; a number or a schedule, as all that follow.
       gamma: the penalty of |a - h(z)|^2 at the output end, > 0; coupling "penalty".
       mu: the weight decay, >= 0, relative unless `scale_mu` is False.
