@@ -12,9 +12,11 @@ import numpy as np
 
 from tritia.layerwise._matrices import MatrixAxes
 from tritia.layerwise._names import leaf_names
+from tritia.layerwise._origins import new_origin
 from tritia.layerwise._recording import Record, evaluate
-from tritia.layerwise._uses import LayerInputs
-from tritia.layerwise._views import Constant, Data, whole
+from tritia.layerwise._slices import joined
+from tritia.layerwise._uses import LayerInputs, Use
+from tritia.layerwise._views import Constant, Data, NotUnderstoodError, whole
 
 
 def with_layer_inputs(
@@ -30,7 +32,9 @@ def with_layer_inputs(
     model: Flax, Equinox, Haiku and plain functions are all alike, for what is looked at is the
     computation.
 
-    * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer.
+    * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer. So has
+      one that a Python loop or unpacking takes apart, index by index to the last. Slices that are
+      multiplied by one and the same input, such as fused gates, are outputs of one layer.
     * Tied weights have those of each use. A lookup, as in an embedding, is no product: of an
       embedding that is also the last layer, the last layer alone counts.
     * A leaf that scales, shifts or gates activations by element, or of which rows are looked up,
@@ -58,8 +62,9 @@ def with_layer_inputs(
 
     Raises:
       ValueError: from the returned function, params whose use is not understood, with their names:
-        such as a weight that is normalised or masked before it is multiplied, or one of which two
-        products sum over different axes. Skip them; the optimizer then does without their inputs.
+        such as a weight that is normalised or masked before it is multiplied, one of which two
+        products sum over different axes, or one of which `jax.lax.fori_loop` takes the layer of an
+        index, with other inputs for each. Skip them; the optimizer then does without their inputs.
         So may be named an array without a batch's axis that is added to activations of its shape,
         where these go into a product with other activations: it looks like a kernel with noise.
 
@@ -120,8 +125,10 @@ def with_layer_inputs(
             for i in trained
         ]
         kinds += [Data()] * (len(rest) + len(moving))
-        results, records = evaluate(closed, closed.consts, jax.tree.leaves(inputs), kinds, report)
-        found = _collected(records, problems)
+        values = jax.tree.leaves(inputs)
+        origins = [new_origin(0) for _ in values]
+        results, records = evaluate(closed, closed.consts, values, kinds, origins, report)
+        found = _collected(records, leaves, problems)
         if problems:
             raise ValueError(_message(problems, names))
         result = jax.tree.unflatten(jax.tree.structure(shapes), results)
@@ -140,7 +147,8 @@ def layer_axes(
     """Makes a function that says which axes of params hold the inputs of a layer.
 
     It is needed where these are not all axes but the last, as in Equinox's layers, in attention
-    with an axis for the heads, and in stacks of layers. Nothing is computed: the loss is traced.
+    with an axis for the heads, and in stacks of layers, whether `jax.lax.scan` or a Python loop
+    over indices takes these apart. Nothing is computed: the loss is traced.
 
     Args:
       loss: a function of params and of anything else, as for `with_layer_inputs`.
@@ -198,19 +206,36 @@ def _check_skip(skip: Sequence[str], names: Sequence[str]) -> None:
         raise ValueError(f"skip has {unknown}, but params has the leaves {list(names)}.")
 
 
-def _collected(records: Sequence[Record], problems: dict[int, str]) -> dict[int, LayerInputs]:
+def _collected(
+    records: Sequence[Record], leaves: Sequence[Any], problems: dict[int, str]
+) -> dict[int, LayerInputs]:
     """Returns the inputs of each leaf; one whose uses disagree becomes a problem."""
+    by_leaf: dict[int, list[Record]] = {}
+    for record in records:
+        by_leaf.setdefault(record.leaf, []).append(record)
     found: dict[int, LayerInputs] = {}
-    for leaf, axes, use in records:
-        before = found.get(leaf, LayerInputs((), axes))
-        if before.axes != axes:
-            problems.setdefault(
-                leaf,
-                f"its axes {before.axes.inputs} are summed over in one product, and"
-                f" {axes.inputs} in another",
-            )
-        found[leaf] = LayerInputs((*before.uses, use), before.axes)
+    for leaf, some in by_leaf.items():
+        try:
+            found[leaf] = _agreed(joined(some, jnp.shape(leaves[leaf])))
+        except NotUnderstoodError as error:
+            problems.setdefault(leaf, str(error))
     return found
+
+
+def _agreed(uses: Sequence[tuple[MatrixAxes, Use]]) -> LayerInputs:
+    """Returns the uses of a leaf.
+
+    Raises:
+      NotUnderstoodError: they sum over different axes.
+    """
+    (first, _), *more = uses
+    for axes, _ in more:
+        if axes != first:
+            raise NotUnderstoodError(
+                f"its axes {first.inputs} are summed over in one product, and"
+                f" {axes.inputs} in another"
+            )
+    return LayerInputs(tuple(use for _, use in uses), first)
 
 
 def _message(problems: dict[int, str], names: Sequence[str]) -> str:

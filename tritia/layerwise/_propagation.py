@@ -110,7 +110,7 @@ def kinds_after(eqn: Any, kinds: Sequence[Kind], report: Report) -> list[Kind]:
             Data() if any(map(views.leaves_of, kinds)) else views.combined(kinds, shape)
             for shape in shapes
         ]
-    return [_moved(eqn, kinds, shape) or _made(eqn, kinds, shape) for shape in shapes]
+    return [_moved(eqn, kinds, i) or _made(eqn, kinds, i) for i in range(len(shapes))]
 
 
 def report_leaves(report: Report, leaves: Iterable[int], reason: str) -> None:
@@ -169,8 +169,8 @@ def _after_convolution(eqn: Any, kinds: Sequence[Kind], report: Report) -> Kind:
     return views.combined(kinds, eqn.outvars[0].aval.shape)
 
 
-def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None:
-    """Returns the view of this shape that an equation makes of one; None where it makes none."""
+def _moved(eqn: Any, kinds: Sequence[Kind], result: int) -> View | None:
+    """Returns the view that a result of an equation is; None where it is none."""
     name = eqn.primitive.name
     if name in ("mul", "div") and _is_view(kinds[0]) != _is_view(kinds[1]):
         side = 0 if _is_view(kinds[0]) else 1
@@ -181,12 +181,13 @@ def _moved(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> View | None
     view, *others = kinds or [Constant()]
     if not isinstance(view, View) or any(not isinstance(other, Constant) for other in others):
         return None
-    return view if name in UNCHANGED else _rearranged(eqn, view, shape)
+    return view if name in UNCHANGED else _rearranged(eqn, view, result)
 
 
-def _rearranged(eqn: Any, view: View, shape: Sequence[int]) -> View | None:
+def _rearranged(eqn: Any, view: View, result: int) -> View | None:
     """Returns what an equation that moves the axes of its first operand makes of a view."""
     name, params = eqn.primitive.name, eqn.params
+    shape = eqn.outvars[result].aval.shape
     try:
         if name == "transpose":
             return views.transposed(view, params["permutation"])
@@ -197,15 +198,37 @@ def _rearranged(eqn: Any, view: View, shape: Sequence[int]) -> View | None:
         if name == "broadcast_in_dim":
             return views.broadcast(view, shape, params["broadcast_dimensions"])
         if name in ("slice", "dynamic_slice", "split"):
-            return views.sliced(view, shape)
+            return views.sliced(view, shape, _kept(eqn, result))
+        if name == "unstack":
+            one = [*shape]
+            one.insert(params["axis"], 1)
+            return views.squeezed(views.sliced(view, one, _kept(eqn, result)), [params["axis"]])
     except NotUnderstoodError:
         return None
     return None
 
 
-def _made(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> Kind:
+def _kept(eqn: Any, result: int) -> list[slice | None]:
+    """Returns what a result of a slice has of each axis, None where it is not known."""
+    name, params = eqn.primitive.name, eqn.params
+    ndim = len(eqn.invars[0].aval.shape)
+    if name == "dynamic_slice":
+        return [None] * ndim
+    if name == "slice":
+        strides = params["strides"] or [1] * ndim
+        return list(map(slice, params["start_indices"], params["limit_indices"], strides))
+    start, size = result, 1
+    if name == "split":
+        sizes = list(map(int, params["sizes"]))
+        start, size = sum(sizes[:result]), sizes[result]
+    some = slice(start, start + size)
+    return [some if axis == params["axis"] else slice(None) for axis in range(ndim)]
+
+
+def _made(eqn: Any, kinds: Sequence[Kind], result: int) -> Kind:
     """Returns the kind of a result that is no view."""
     name, params = eqn.primitive.name, eqn.params
+    shape = eqn.outvars[result].aval.shape
     shapes = [variable.aval.shape for variable in eqn.invars]
     if all(views.spreads_to(own, shape) for own in shapes):
         return views.by_element(kinds, shapes, shape, sums=name in SUMS)
@@ -223,7 +246,7 @@ def _made(eqn: Any, kinds: Sequence[Kind], shape: Sequence[int]) -> Kind:
     if name == "dynamic_slice" and by_data:
         kept = [i for i, size in enumerate(shape) if size > 1 or shapes[0][i] == 1]
         return Data(leaves, views.taken(form, kept, len(shape), kept))
-    moved = _rearranged(eqn, form, shape)
+    moved = _rearranged(eqn, form, result)
     if moved is None and name.startswith("reduce_") and len(shapes) == 1 and "axes" in params:
         moved = views.squeezed(form, params["axes"])
     return views.combined(kinds, shape) if moved is None else views.with_form(first, moved)

@@ -10,27 +10,45 @@ from jax.extend.core import Literal
 
 from tritia.layerwise import _propagation as propagation
 from tritia.layerwise._matrices import MatrixAxes
+from tritia.layerwise._origins import Origin, new_origin, origin_after, origins_in_scan
 from tritia.layerwise._propagation import CALLS, CUSTOM_DERIVATIVES, REMAT, Report, body_of
 from tritia.layerwise._uses import convolution_use, product_use
-from tritia.layerwise._views import Constant, Kind, NotUnderstoodError, View, leaves_of
+from tritia.layerwise._views import Constant, Kind, NotUnderstoodError, Part, View, leaves_of
 
 
 class Record(NamedTuple):
-    """A use of a parameter.
+    """A use of a parameter: products of one input with all of it, or with slices of it.
 
     Attributes:
       leaf: its position among the leaves of params.
       axes: which of its axes are summed over.
       use: what it is multiplied by.
+      slices: for each product the parts of the axes that are not there whole.
+      origin: where what it is multiplied by comes from.
+      settings: of the product. Two products of the same origin and settings have the same inputs.
     """
 
     leaf: int
     axes: MatrixAxes
     use: Any
+    slices: tuple[tuple[Part, ...], ...]
+    origin: Origin
+    settings: Any
+
+    @property
+    def inputs(self) -> Any:
+        """What is equal for products of the same inputs."""
+        return self.origin.made, self.settings
 
 
 def evaluate(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], kinds: Sequence[Kind], report: Report
+    jaxpr: Any,
+    consts: Sequence[Any],
+    values: Sequence[Any],
+    kinds: Sequence[Kind],
+    origins: Sequence[Origin],
+    report: Report,
+    levels: int = 0,
 ) -> tuple[list[Any], list[Record]]:
     """Evaluates a jaxpr as `jax.core.eval_jaxpr` does, and records products with parameters.
 
@@ -39,7 +57,9 @@ def evaluate(
       consts: its constants.
       values: its arguments.
       kinds: what these are.
+      origins: where these come from.
       report: called with the parameters whose use is not understood.
+      levels: the number of loops that the jaxpr lies in.
 
     Returns:
       The results, and the uses.
@@ -49,33 +69,47 @@ def evaluate(
     env.update(zip(inner.invars, values, strict=True))
     known: dict[Any, Kind] = dict.fromkeys(inner.constvars, Constant())
     known.update(zip(inner.invars, kinds, strict=True))
+    come_from = {
+        variable: Origin(id(const), 0)
+        for variable, const in zip(inner.constvars, consts, strict=True)
+    }
+    come_from.update(zip(inner.invars, origins, strict=True))
 
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, Literal) else env[variable]
 
-    records: list[Record] = []
-    seen: set[Any] = set()
+    def origin_of(variable: Any) -> Origin:
+        return new_origin(0) if isinstance(variable, Literal) else come_from[variable]
+
+    records: dict[Any, Record] = {}
     for eqn in inner.eqns:
         operands = list(map(read, eqn.invars))
         kinds = propagation.read_kinds(known, eqn.invars)
+        origins = list(map(origin_of, eqn.invars))
         name = eqn.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
             results = _bind(eqn, operands)
-            for record, key in _records(eqn, operands, kinds, report):
-                if key not in seen:  # queries, keys and values are three products of one input
-                    seen.add(key)
-                    records.append(record)
+            _add(records, _records(eqn, operands, kinds, origins, report))
         elif any(isinstance(kind, View) for kind in kinds) and (
             propagation.called_by(eqn) is not None or name == "scan"
         ):
-            results, more = _evaluate_call(eqn, operands, kinds, report)
-            records += more
+            results, more = _evaluate_call(eqn, operands, kinds, origins, report, levels)
+            _add(records, more)
         else:
             results = _bind(eqn, operands)
         env.update(zip(eqn.outvars, results, strict=True))
         after = propagation.kinds_after(eqn, kinds, report)
         known.update(zip(eqn.outvars, after, strict=True))
-    return list(map(read, inner.outvars)), records
+        come_from.update((result, origin_after(eqn, origins, levels)) for result in eqn.outvars)
+    return list(map(read, inner.outvars)), list(records.values())
+
+
+def _add(records: dict[Any, Record], more: Sequence[Record]) -> None:
+    """Adds records; queries, keys and values are three products of one input."""
+    for record in more:
+        key = (record.leaf, record.axes, record.inputs)
+        slices = (*records.get(key, record).slices, *record.slices)
+        records[key] = records.get(key, record)._replace(slices=tuple(dict.fromkeys(slices)))
 
 
 def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
@@ -87,19 +121,24 @@ def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
 
 
 def _evaluate_call(
-    eqn: Any, operands: Sequence[Any], kinds: Sequence[Kind], report: Report
+    eqn: Any,
+    operands: Sequence[Any],
+    kinds: Sequence[Kind],
+    origins: Sequence[Origin],
+    report: Report,
+    levels: int,
 ) -> tuple[Sequence[Any], list[Record]]:
     name = eqn.primitive.name
     if name == "scan":
-        return _evaluate_scan(eqn, operands, kinds, report)
+        return _evaluate_scan(eqn, operands, kinds, origins, report, levels)
     called = propagation.called_by(eqn)
     _, consts = body_of(called)
     if name in CALLS:
-        return evaluate(called, consts, operands, kinds, report)
+        return evaluate(called, consts, operands, kinds, origins, report, levels)
     found: list[Record] = []
 
     def recorded(*values: Any) -> Any:
-        results, records = evaluate(called, consts, values, kinds, report)
+        results, records = evaluate(called, consts, values, kinds, origins, report, levels)
         found[:] = records
         return results, [record.use for record in records]
 
@@ -118,17 +157,25 @@ def _evaluate_call(
 
 
 def _evaluate_scan(
-    eqn: Any, operands: Sequence[Any], kinds: Sequence[Kind], report: Report
+    eqn: Any,
+    operands: Sequence[Any],
+    kinds: Sequence[Kind],
+    origins: Sequence[Origin],
+    report: Report,
+    levels: int,
 ) -> tuple[Sequence[Any], list[Record]]:
     consts, carried = propagation.scan_parts(eqn)
     inside = propagation.kinds_in_scan(eqn, kinds, report)
+    come_from = origins_in_scan(eqn, origins, levels)
     body = eqn.params["jaxpr"]
     _, body_consts = body_of(body)
     found: list[Record] = []
 
     def step(carry: Any, slices: Any) -> Any:
         values = (*operands[:consts], *carry, *slices)
-        results, records = evaluate(body, body_consts, values, inside, report)
+        results, records = evaluate(
+            body, body_consts, values, inside, come_from, report, levels + 1
+        )
         found[:] = records
         return results[:carried], (results[carried:], [record.use for record in records])
 
@@ -145,29 +192,35 @@ def _evaluate_scan(
 
 
 def _records(
-    eqn: Any, operands: Sequence[Any], kinds: Sequence[Kind], report: Report
-) -> list[tuple[Record, Any]]:
-    """Returns what a product records, and what makes it the same as another."""
+    eqn: Any,
+    operands: Sequence[Any],
+    kinds: Sequence[Kind],
+    origins: Sequence[Origin],
+    report: Report,
+) -> list[Record]:
+    """Returns what a product records."""
     if propagation.is_penalty(kinds):
         return []
     left, right = kinds
     records = []
 
-    def add(view: View, make: Any, *key: Any) -> None:
+    def add(view: View, origin: Origin, settings: Any, make: Any) -> None:
         try:
             axes, use = make()
         except NotUnderstoodError as error:
             propagation.report_if_matrix(report, view, str(error))
         else:
-            records.append((Record(view.leaf, axes, use), (view.leaf, axes, *key)))
+            same = (view.levels, settings)
+            records.append(Record(view.leaf, axes, use, (view.parts,), origin, same))
 
     if eqn.primitive.name == "conv_general_dilated":
         if isinstance(right, View):
             shape = eqn.invars[1].aval.shape
             add(
                 right,
+                origins[0],
+                (shape, str(eqn.params)),
                 lambda: convolution_use(right, operands[0], shape, eqn.params),
-                id(eqn),
             )
         elif leaves_of(left):
             propagation.report_if_matrix(report, left, "it is what a convolution is applied to")
@@ -179,14 +232,12 @@ def _records(
     )
     for view, ours, theirs, other in sides:
         if isinstance(view, View) and ours[0]:  # without a sum it is a product by element
-            variable = eqn.invars[other]
             add(
                 view,
+                origins[other],
+                tuple(map(tuple, theirs)),
                 lambda view=view, ours=ours, theirs=theirs, other=other: product_use(
                     view, operands[other], ours, theirs
                 ),
-                id(variable),
-                tuple(theirs[0]),
-                tuple(theirs[1]),
             )
     return records

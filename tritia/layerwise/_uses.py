@@ -128,6 +128,35 @@ class ConvolutionUse:
         return blocks.reshape(*shape, *shape).transpose(both).reshape(size, size)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StackUse:
+    """The inputs of a stack of layers, of which each product takes one.
+
+    Attributes:
+      layers: the uses of each layer, in the order of the axis that counts them.
+      outer: the number of matrices that the axes before that one count.
+    """
+
+    layers: tuple[tuple[Use, ...], ...]
+    outer: int = dataclasses.field(metadata={"static": True})
+
+    def gram(self, diagonal: bool) -> jax.Array:
+        """Returns the Gram matrices of the layers, or their diagonals, summed over the uses."""
+        grams = [_summed(uses, diagonal) for uses in self.layers]
+        size = grams[0].shape[1:]
+        split = [gram.reshape(self.outer, -1, *size) for gram in grams]
+        return jnp.stack(split, axis=1).reshape(-1, *size)
+
+
+Use = ProductUse | ConvolutionUse | StackUse
+
+
+def _summed(uses: Sequence[Use], diagonal: bool) -> jax.Array:
+    first, *more = (use.gram(diagonal) for use in uses)
+    return sum(more, first)
+
+
 def _sorted(axes: Sequence[Any], items: Sequence[int]) -> list[int]:
     """Returns items in the order of the axes that they belong to."""
     return [item for _, item in sorted(zip(axes, items, strict=True))]
@@ -143,7 +172,7 @@ class LayerInputs:
       axes: which axes of the parameter the products sum over.
     """
 
-    uses: tuple[ProductUse | ConvolutionUse, ...]
+    uses: tuple[Use, ...]
     axes: MatrixAxes = dataclasses.field(metadata={"static": True})
 
     def gram(self, diagonal: bool = False) -> jax.Array:
@@ -156,12 +185,18 @@ class LayerInputs:
           :math:`a^T a / n` for each matrix that the parameter holds, (matrices, d, d) or
           (matrices, d); summed over the uses.
         """
-        first, *more = (use.gram(diagonal) for use in self.uses)
-        return sum(more, first)
+        return _summed(self.uses, diagonal)
 
 
 def axes_of_use(view: View, inputs: set[int], stack: set[int]) -> MatrixAxes:
-    """Returns the parameter as a matrix in a product that sums over these axes."""
+    """Returns the parameter as a matrix in a product that sums over these axes.
+
+    Raises:
+      NotUnderstoodError: one of them is not there whole.
+    """
+    for part in view.parts:
+        if part.axis in inputs:
+            raise NotUnderstoodError(f"a product sums over a part of axis {part.axis} alone")
     outputs = [i for i in range(len(view.shape)) if i not in inputs and i not in stack]
     return MatrixAxes(tuple(sorted(inputs)), tuple(outputs))
 

@@ -32,6 +32,20 @@ class Factor(NamedTuple):
     partial: bool = False
 
 
+class Part(NamedTuple):
+    """What slices have left of an axis of a parameter.
+
+    Attributes:
+      axis: of the parameter.
+      indices: those of the axis that are left, in order; None where they are not known.
+      levels: the number of loops that the last slice lies in.
+    """
+
+    axis: int
+    indices: tuple[int, ...] | None
+    levels: int
+
+
 class View(NamedTuple):
     """A parameter whose axes may have been permuted, merged, split, or sliced.
 
@@ -41,12 +55,14 @@ class View(NamedTuple):
       axes: the factors that each axis of the value is the product of.
       levels: for each loop that the value lies in, the axis of the parameter over which the loop
         runs, or None where every pass sees the same.
+      parts: of the axes that are not there whole, in order.
     """
 
     leaf: int
     shape: tuple[int, ...]
     axes: tuple[tuple[Factor, ...], ...]
     levels: tuple[int | None, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 class Derived(NamedTuple):
@@ -212,17 +228,45 @@ def taken(view: View, dimensions: Sequence[int], rank: int, places: Sequence[int
     return view._replace(axes=tuple(axes))
 
 
-def sliced(view: View, shape: Sequence[int]) -> View:
-    """Follows a slice of this shape."""
+def sliced(view: View, shape: Sequence[int], kept: Sequence[slice | None]) -> View:
+    """Follows a slice of this shape.
+
+    Args:
+      view: what is sliced.
+      shape: of the result.
+      kept: what is kept of each axis of the value; None where it is not known.
+
+    Raises:
+      NotUnderstoodError: the axis of which a part is taken is made of several of the parameter.
+    """
     axes = []
-    for factors, size in zip(view.axes, shape, strict=True):
+    parts = {part.axis: part for part in view.parts}
+    for factors, size, some in zip(view.axes, shape, kept, strict=True):
         if math.prod(factor.size for factor in factors) != size:
-            named = {factor.axis for factor in factors} - {None}
+            named = {factor.axis for factor in factors if factor.axis is not None}
             if len(named) != 1:
                 raise NotUnderstoodError("a part of several axes at once is used")
-            factors = (Factor(named.pop(), 1, size, partial=True),)
+            axis = named.pop()
+            before = parts[axis].indices if axis in parts else tuple(range(view.shape[axis]))
+            indices = _remaining(before, view.shape[axis], factors, some)
+            parts[axis] = Part(axis, indices, len(view.levels))
+            factors = (Factor(axis, 1, size, partial=True),)
         axes.append(factors)
-    return view._replace(axes=tuple(axes))
+    return view._replace(axes=tuple(axes), parts=tuple(sorted(parts.values())))
+
+
+def _remaining(
+    indices: tuple[int, ...] | None, size: int, factors: Sequence[Factor], kept: slice | None
+) -> tuple[int, ...] | None:
+    """Returns which indices of an axis of this size are left after a slice of factors of it."""
+    if indices is None or kept is None or len(factors) != 1:
+        return None
+    (factor,) = factors
+    if factor.partial:
+        return indices[kept] if factor.size == len(indices) else None
+    digits = range(factor.size)[kept]
+    stride = size // (factor.before * factor.size)
+    return tuple(index for index in indices if index // stride % factor.size in digits)
 
 
 def reshaped(view: View, shape: Sequence[int]) -> View:
