@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tritia._names import key_name, leaf_names
+
 
 class Place(NamedTuple):
     """Where a layer's kernel or bias is in params.
@@ -187,7 +189,7 @@ def _refuse_masked(params: Any, solver: str) -> None:
         return isinstance(node, optax.MaskedNode)
 
     masked = [
-        "/".join(map(_key_name, path))
+        "/".join(map(key_name, path))
         for path, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
         if is_masked(node)
     ]
@@ -206,12 +208,12 @@ def parts_of(params: Any) -> list[tuple[str, str | None]]:
     A leaf that belongs to no layer has its own path and None.
     """
     found = []
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        keys = [_key_name(key) for key in path]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, _), name in zip(leaves, leaf_names(params), strict=True):
+        keys = [key_name(key) for key in path]
         where = max((i for i, key in enumerate(keys) if key in _PARTS), default=None)
         if where is None:
-            inside = keys[-1:] == ["value"]  # of an NNX variable
-            found.append(("/".join(keys[:-1] if inside else keys), None))
+            found.append((name, None))
         else:
             found.append(("/".join(keys[:where]), keys[where]))
     return found
@@ -333,10 +335,3 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [
         (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part
     ]
-
-
-def _key_name(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)

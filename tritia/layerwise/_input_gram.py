@@ -14,6 +14,7 @@ from tritia import _mesh as mesh
 from tritia._arguments import ScalarOrSchedule
 from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
 from tritia._mesh import beside, vary, varying_axes, with_auto_axes
+from tritia._names import leaf_names
 from tritia._schedules import growing_period
 from tritia._trees import compute_dtype
 from tritia.layerwise._damped_inverse import damped_inverse, times_columns, zero_inverse
@@ -27,7 +28,6 @@ from tritia.layerwise._matrices import (
     stack_axes,
     to_matrices,
 )
-from tritia.layerwise._names import leaf_names
 from tritia.layerwise._running_gram import (
     InputGramState,
     advance,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tritia._names import leaf_names
 from tritia.layerwise._matrices import MatrixAxes
-from tritia.layerwise._names import leaf_names
 from tritia.layerwise._origins import new_origin
 from tritia.layerwise._recording import Record, evaluate
 from tritia.layerwise._slices import joined

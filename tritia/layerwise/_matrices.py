@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tritia._names import leaf_names
 from tritia._trees import compute_dtype
-from tritia.layerwise._names import leaf_names
 
 
 class MatrixAxes(NamedTuple):

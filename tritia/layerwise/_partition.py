@@ -14,8 +14,8 @@ import optax
 from tritia._arguments import check_transform
 from tritia._leaves import check_gradients, is_placeholder, passed_through, trained
 from tritia._mesh import beside
+from tritia._names import leaf_names
 from tritia._trees import strong
-from tritia.layerwise._names import leaf_names
 
 IsMatrix = Callable[[str, Any], bool]
 """Of a leaf's name and the leaf, whether it is a matrix, or a stack of them."""

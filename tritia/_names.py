@@ -18,7 +18,7 @@ def leaf_names(tree: Any) -> list[str]:
         inside = jax.tree_util.tree_leaves_with_path(box)  # none where it is masked
         if _is_box(box):
             inside = [(within[1:], leaf) for within, leaf in inside]
-        names += ["/".join(map(_key_name, (*path, *within))) for within, _ in inside]
+        names += ["/".join(map(key_name, (*path, *within))) for within, _ in inside]
     return names
 
 
@@ -27,7 +27,8 @@ def _is_box(node: Any) -> bool:
     return not kinds.isdisjoint({("flax", "Variable"), ("flax", "AxisMetadata")})
 
 
-def _key_name(key: Any) -> str:
+def key_name(key: Any) -> str:
+    """Returns a key of a path as it stands in a name."""
     for attribute in ("key", "idx", "name"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
