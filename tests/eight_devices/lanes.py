@@ -1,4 +1,7 @@
-"""Runs of a sweep, and seeds of a comparison, spread over eight devices."""
+"""Runs of a sweep, and seeds of a comparison, spread over eight devices.
+
+Halving, chunks and solvers are quick over two devices, in tests/sweeps.
+"""
 
 import dataclasses
 import functools
@@ -101,26 +104,23 @@ def test_where_a_mesh_is_set_runs_are_not_spread():
             _run("difference", _rates(8), 8)
 
 
+@pytest.mark.slow
 def test_a_solver_is_spread():
     _agree(*(_run("stochastic_tiam", _rates(8), devices, seeds=2) for devices in (None, 1)))
 
 
-@pytest.mark.parametrize(
-    ("seeds", "rungs", "memory"),
-    [
-        (1, 1, None),
-        *(pytest.param(3, 2, memory, marks=pytest.mark.slow) for memory in (None, 30_000)),
-    ],
-)
-def test_halving(seeds, rungs, memory):
-    options = {"seeds": seeds, "halving": Halving(rungs=rungs)}
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [None, 30_000])
+def test_halving(memory):
+    options = {"seeds": 3, "halving": Halving()}
     spread = _run("difference", _rates(9), None, memory=memory, **options)
     alone = _run("difference", _rates(9), 1, **options)
     np.testing.assert_array_equal(spread.trained, alone.trained)
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [40, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [40, 1])
 def test_chunks_fit_the_memory_of_each_device(settings):
     seeds = 40 // settings
     whole = _run("difference", _rates(settings), None, seeds=seeds)
