@@ -57,6 +57,12 @@ def _split(p, x):
     return x
 
 
+def _literals(p, x):
+    for i in range(LAYERS):
+        x = jnp.tanh(x @ jax.lax.dynamic_slice(p["w"], (i, 0, 0), (1, D, D))[0])
+    return x
+
+
 def _jitted(p, x):
     layer = jax.jit(lambda x, w: jnp.tanh(jnp.einsum("nd,dh->nh", x, w)))
     for w in p["w"]:
@@ -82,7 +88,7 @@ def _each_row(p, x):
 
 
 UNROLLED = [
-    _loop, _unpacking, _rest, _split, _jitted, _rematerialised, _transposed, _each_row,
+    _loop, _unpacking, _rest, _split, _literals, _jitted, _rematerialised, _transposed, _each_row,
 ]  # fmt: skip
 
 
@@ -252,6 +258,37 @@ def test_slices_with_one_input_are_outputs_of_one_layer(use):
     np.testing.assert_allclose(inputs[""].gram(), [_gram(X)], rtol=2e-2, atol=1e-2)
 
 
+def _standardised(x):
+    return (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda x: x[:, :1] * 2 + x,
+        _standardised,
+        jax.jit(_standardised),
+        lambda x: jnp.concatenate([x[:, 1:], jnp.ones((N, 1))], axis=1),
+    ],
+)
+def test_an_input_that_is_computed_anew_for_each_slice_is_one(prepare):
+    inputs, _ = _traced(
+        lambda w, x: _gates_of([prepare(x) @ w[i] for i in range(GATES)]),
+        _normal(5, GATES, D, D),
+        X,
+    )
+    _check_grams(inputs[""], MatrixAxes((1,), (0, 2)), [_gram(prepare(X))])
+
+
+def test_axes_that_are_paired_otherwise_have_inputs_of_their_own():
+    x, w = _normal(7, N, D, D), _normal(8, D, D, 2)
+    inputs, _ = _traced(
+        lambda w, x: jnp.einsum("nab,abk->nk", x, w) + jnp.einsum("nab,bak->nk", x, w), w, x
+    )
+    rows = [y.reshape(N, -1) for y in (x, x.mT)]
+    _check_grams(inputs[""], MatrixAxes((0, 1), (2,)), [_gram(rows[0]) + _gram(rows[1])])
+
+
 @pytest.mark.parametrize("use", ["indices", "ranges", "strides", "reshaped"])
 def test_gates_that_are_used_at_several_times_stay_one_layer(use):
     """An unrolled recurrent cell: each input meets all of the parameter."""
@@ -298,11 +335,23 @@ def test_gates_of_unrolled_layers(gates_first, by_range):
     _check_grams(inputs[""], axes, grams)
 
 
-def _over_indices(p, x):
-    return jax.lax.scan(lambda x, i: (jnp.tanh(x @ p["w"][i]), None), x, jnp.arange(LAYERS))[0]
+def _of_layer_in_a_loop(read):
+    """Layers by a dynamic index, of which a loop within reads a half or all."""
+
+    def model(w, x):
+        def layer(i, x):
+            return jnp.tanh(jax.lax.map(lambda j: x @ read(w, i, j), jnp.arange(2)).sum(0))
+
+        return jax.lax.fori_loop(0, LAYERS, layer, x)
+
+    return model
 
 
 NOT_UNDERSTOOD = {
+    "the layer of an outer loop": _of_layer_in_a_loop(lambda w, i, j: w[i]),
+    "some layers of an outer loop": _of_layer_in_a_loop(
+        lambda w, i, j: jax.lax.dynamic_slice_in_dim(w, i // 2, 2)[j]
+    ),
     "a loop over indices": lambda w, x: jax.lax.fori_loop(
         0, LAYERS, lambda i, x: jnp.tanh(x @ w[i]), x
     ),
@@ -340,12 +389,15 @@ def test_parts_with_different_inputs_are_named(use):
     assert list(tritia.layer_axes(loss, skip=["net"])(params, X)) == ["net/w", "other"]
 
 
-def test_columns_with_inputs_of_their_own_are_named():
-    def loss(w, x):
-        return jnp.sum(jnp.tanh(x @ w[:, :2]) @ jnp.ones((2, D)) @ w[:, 2:])
+def test_columns_with_inputs_of_their_own_are_summed():
+    """As in a GRU, whose columns for the candidate state meet r * h, the others h."""
 
-    with pytest.raises(ValueError, match="a part of axis 1 is used at a time"):
-        tritia.layer_axes(loss)(STACK["w"][0], X)
+    def model(w, x):
+        return jnp.tanh(x @ w[:, :2]) @ jnp.ones((2, D)) @ w[:, 2:]
+
+    second = jnp.tanh(X @ STACK["w"][0, :, :2]) @ jnp.ones((2, D))
+    inputs, _ = _traced(model, STACK["w"][0], X)
+    _check_grams(inputs[""], MatrixAxes((0,), (1,)), [_gram(X) + _gram(second)])
 
 
 @pytest.mark.parametrize("groups", [1, 2])

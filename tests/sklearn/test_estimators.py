@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tritia
 from tritia.sklearn import TiamClassifier, TiamRegressor
+from tritia.sklearn._estimators import _standard
 from tritia.sklearn._folds import Fold, bucket, split
 from tritia.sklearn._path import Data, Lanes, _advance, _draw, train_path
 
@@ -177,6 +178,11 @@ def test_columns_whose_squares_leave_the_range_of_float64(factor):
     model = TiamClassifier(**SMALL)
     plain = model.fit(x, y).predict_proba(x)
     np.testing.assert_allclose(model.fit(factor * x, y).predict_proba(factor * x), plain, atol=1e-3)
+
+
+def test_rows_of_weight_zero_have_no_part_in_the_scale():
+    mean, deviation = _standard(np.array([[1.0], [2.0], [1e170]]), np.array([1.0, 1.0, 0.0]))
+    np.testing.assert_allclose([mean[0], deviation[0]], [1.5, 0.5])
 
 
 def test_few_wide_rows_are_tiams():

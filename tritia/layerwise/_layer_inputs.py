@@ -12,7 +12,7 @@ import numpy as np
 
 from tritia._names import leaf_names
 from tritia.layerwise._matrices import MatrixAxes
-from tritia.layerwise._origins import new_origin
+from tritia.layerwise._origins import Origins
 from tritia.layerwise._recording import Record, evaluate
 from tritia.layerwise._slices import joined
 from tritia.layerwise._uses import LayerInputs, Use
@@ -34,7 +34,8 @@ def with_layer_inputs(
 
     * A stack of layers in one array that `jax.lax.scan` runs over has inputs for each layer. So has
       one that a Python loop or unpacking takes apart, index by index to the last. Slices that are
-      multiplied by one and the same input, such as fused gates, are outputs of one layer.
+      multiplied by one and the same input, such as fused gates, are outputs of one layer; ranges of
+      outputs with inputs of their own have the sum of these.
     * Tied weights have those of each use. A lookup, as in an embedding, is no product: of an
       embedding that is also the last layer, the last layer alone counts.
     * A leaf that scales, shifts or gates activations by element, or of which rows are looked up,
@@ -126,8 +127,10 @@ def with_layer_inputs(
         ]
         kinds += [Data()] * (len(rest) + len(moving))
         values = jax.tree.leaves(inputs)
-        origins = [new_origin(0) for _ in values]
-        results, records = evaluate(closed, closed.consts, values, kinds, origins, report)
+        origins = Origins()
+        results, records = evaluate(
+            closed, closed.consts, values, kinds, [origins.new(0) for _ in values], origins, report
+        )
         found = _collected(records, leaves, problems)
         if problems:
             raise ValueError(_message(problems, names))

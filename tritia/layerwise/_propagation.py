@@ -213,7 +213,8 @@ def _kept(eqn: Any, result: int) -> list[slice | None]:
     name, params = eqn.primitive.name, eqn.params
     ndim = len(eqn.invars[0].aval.shape)
     if name == "dynamic_slice":
-        return [None] * ndim
+        sizes = zip(eqn.invars[0].aval.shape, params["slice_sizes"], strict=True)
+        return [_literal_slice(start, *of) for start, of in zip(eqn.invars[1:], sizes, strict=True)]
     if name == "slice":
         strides = params["strides"] or [1] * ndim
         return list(map(slice, params["start_indices"], params["limit_indices"], strides))
@@ -223,6 +224,13 @@ def _kept(eqn: Any, result: int) -> list[slice | None]:
         start, size = sum(sizes[:result]), sizes[result]
     some = slice(start, start + size)
     return [some if axis == params["axis"] else slice(None) for axis in range(ndim)]
+
+
+def _literal_slice(start: Any, length: int, size: int) -> slice | None:
+    if not isinstance(start, Literal):
+        return None
+    first = min(max(int(start.val), 0), length - size)
+    return slice(first, first + size)
 
 
 def _made(eqn: Any, kinds: Sequence[Kind], result: int) -> Kind:

@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 
 from tritia.layerwise import _propagation as propagation
 from tritia.layerwise._matrices import MatrixAxes
-from tritia.layerwise._origins import Origin, new_origin, origin_after, origins_in_scan
+from tritia.layerwise._origins import Origin, Origins
 from tritia.layerwise._propagation import CALLS, CUSTOM_DERIVATIVES, REMAT, Report, body_of
 from tritia.layerwise._uses import convolution_use, product_use
 from tritia.layerwise._views import Constant, Kind, NotUnderstoodError, Part, View, leaves_of
@@ -46,7 +46,8 @@ def evaluate(
     consts: Sequence[Any],
     values: Sequence[Any],
     kinds: Sequence[Kind],
-    origins: Sequence[Origin],
+    come_from: Sequence[Origin],
+    origins: Origins,
     report: Report,
     levels: int = 0,
 ) -> tuple[list[Any], list[Record]]:
@@ -57,7 +58,8 @@ def evaluate(
       consts: its constants.
       values: its arguments.
       kinds: what these are.
-      origins: where these come from.
+      come_from: where these come from.
+      origins: of all values of the trace.
       report: called with the parameters whose use is not understood.
       levels: the number of loops that the jaxpr lies in.
 
@@ -69,38 +71,35 @@ def evaluate(
     env.update(zip(inner.invars, values, strict=True))
     known: dict[Any, Kind] = dict.fromkeys(inner.constvars, Constant())
     known.update(zip(inner.invars, kinds, strict=True))
-    come_from = {
-        variable: Origin(id(const), 0)
-        for variable, const in zip(inner.constvars, consts, strict=True)
-    }
-    come_from.update(zip(inner.invars, origins, strict=True))
+    sources = dict(zip(inner.constvars, map(origins.constant, consts), strict=True))
+    sources.update(zip(inner.invars, come_from, strict=True))
 
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, Literal) else env[variable]
 
     def origin_of(variable: Any) -> Origin:
-        return new_origin(0) if isinstance(variable, Literal) else come_from[variable]
+        return origins.literal(variable) if isinstance(variable, Literal) else sources[variable]
 
     records: dict[Any, Record] = {}
     for eqn in inner.eqns:
         operands = list(map(read, eqn.invars))
         kinds = propagation.read_kinds(known, eqn.invars)
-        origins = list(map(origin_of, eqn.invars))
+        origin = list(map(origin_of, eqn.invars))
         name = eqn.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
             results = _bind(eqn, operands)
-            _add(records, _records(eqn, operands, kinds, origins, report))
+            _add(records, _records(eqn, operands, kinds, origin, report))
         elif any(isinstance(kind, View) for kind in kinds) and (
             propagation.called_by(eqn) is not None or name == "scan"
         ):
-            results, more = _evaluate_call(eqn, operands, kinds, origins, report, levels)
+            results, more = _evaluate_call(eqn, operands, kinds, origin, origins, report, levels)
             _add(records, more)
         else:
             results = _bind(eqn, operands)
         env.update(zip(eqn.outvars, results, strict=True))
         after = propagation.kinds_after(eqn, kinds, report)
         known.update(zip(eqn.outvars, after, strict=True))
-        come_from.update((result, origin_after(eqn, origins, levels)) for result in eqn.outvars)
+        sources.update(zip(eqn.outvars, origins.after(eqn, origin, levels), strict=True))
     return list(map(read, inner.outvars)), list(records.values())
 
 
@@ -124,21 +123,24 @@ def _evaluate_call(
     eqn: Any,
     operands: Sequence[Any],
     kinds: Sequence[Kind],
-    origins: Sequence[Origin],
+    come_from: Sequence[Origin],
+    origins: Origins,
     report: Report,
     levels: int,
 ) -> tuple[Sequence[Any], list[Record]]:
     name = eqn.primitive.name
     if name == "scan":
-        return _evaluate_scan(eqn, operands, kinds, origins, report, levels)
+        return _evaluate_scan(eqn, operands, kinds, come_from, origins, report, levels)
     called = propagation.called_by(eqn)
     _, consts = body_of(called)
     if name in CALLS:
-        return evaluate(called, consts, operands, kinds, origins, report, levels)
+        return evaluate(called, consts, operands, kinds, come_from, origins, report, levels)
     found: list[Record] = []
 
     def recorded(*values: Any) -> Any:
-        results, records = evaluate(called, consts, values, kinds, origins, report, levels)
+        results, records = evaluate(
+            called, consts, values, kinds, come_from, origins, report, levels
+        )
         found[:] = records
         return results, [record.use for record in records]
 
@@ -160,13 +162,14 @@ def _evaluate_scan(
     eqn: Any,
     operands: Sequence[Any],
     kinds: Sequence[Kind],
-    origins: Sequence[Origin],
+    come_from: Sequence[Origin],
+    origins: Origins,
     report: Report,
     levels: int,
 ) -> tuple[Sequence[Any], list[Record]]:
     consts, carried = propagation.scan_parts(eqn)
     inside = propagation.kinds_in_scan(eqn, kinds, report)
-    come_from = origins_in_scan(eqn, origins, levels)
+    within = origins.in_scan(eqn, come_from, levels)
     body = eqn.params["jaxpr"]
     _, body_consts = body_of(body)
     found: list[Record] = []
@@ -174,7 +177,7 @@ def _evaluate_scan(
     def step(carry: Any, slices: Any) -> Any:
         values = (*operands[:consts], *carry, *slices)
         results, records = evaluate(
-            body, body_consts, values, inside, come_from, report, levels + 1
+            body, body_consts, values, inside, within, origins, report, levels + 1
         )
         found[:] = records
         return results[:carried], (results[carried:], [record.use for record in records])
@@ -195,7 +198,7 @@ def _records(
     eqn: Any,
     operands: Sequence[Any],
     kinds: Sequence[Kind],
-    origins: Sequence[Origin],
+    come_from: Sequence[Origin],
     report: Report,
 ) -> list[Record]:
     """Returns what a product records."""
@@ -218,7 +221,7 @@ def _records(
             shape = eqn.invars[1].aval.shape
             add(
                 right,
-                origins[0],
+                come_from[0],
                 (shape, str(eqn.params)),
                 lambda: convolution_use(right, operands[0], shape, eqn.params),
             )
@@ -234,8 +237,8 @@ def _records(
         if isinstance(view, View) and ours[0]:  # without a sum it is a product by element
             add(
                 view,
-                origins[other],
-                tuple(map(tuple, theirs)),
+                come_from[other],
+                (tuple(map(tuple, theirs)), tuple(view.axes[at] for some in ours for at in some)),
                 lambda view=view, ours=ours, theirs=theirs, other=other: product_use(
                     view, operands[other], ours, theirs
                 ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -60,19 +59,18 @@ def _joined(
     axes: MatrixAxes, products: Sequence[_Product], sliced: Sequence[int], shape: Sequence[int]
 ) -> tuple[MatrixAxes, tuple[Use, ...]]:
     """Returns the axes and the uses of products that differ in what they take of sliced axes."""
-    _check_loops(products, sliced)
     uses = {product.inputs: product.use for product in products}
-    if not sliced or len(uses) == 1:
+    if not sliced:
         return axes, tuple(uses.values())
     axis, *others = sliced
-    if _is_output(products, sliced, shape):
+    parts = [_part(product, axis, shape) for product in products]
+    if _is_output(products, parts, others, shape):
         return _joined(axes, products, others, shape)
     layers: list[list[_Product]] = [[] for _ in range(shape[axis])]
-    for product in products:
-        index, *more = _indices(product, axis, shape)
-        if more:
+    for product, part in zip(products, parts, strict=True):
+        if part.size > 1 or part.indices is None:
             raise _different(axis)
-        layers[index].append(product)
+        layers[part.indices[0]].append(product)
     if not all(layers):
         raise _different(axis)
     all_axes, all_uses = zip(*(_joined(axes, one, others, shape) for one in layers), strict=True)
@@ -84,6 +82,29 @@ def _joined(
     return MatrixAxes(inputs, tuple(i for i in outputs if i != axis)), (stack,)
 
 
+def _is_output(
+    products: Sequence[_Product], parts: Sequence[Part], others: Sequence[int], shape: Sequence[int]
+) -> bool:
+    """Whether an axis, of which each product takes a part, is one of outputs.
+
+    It is where all inputs meet the same indices. Where products take ranges with inputs of their
+    own it is no stack either: the inputs are then summed, as those of tied weights are.
+    """
+    if all(part.size > 1 for part in parts):
+        return True
+    if any(part.size == 1 and part.indices is None for part in parts):
+        changing = any(
+            part.indices is None and part.in_loop and product.levels > 0
+            for product, part in zip(products, parts, strict=True)
+        )
+        return len({product.inputs for product in products}) == 1 and not changing
+    met: dict[Any, set[int]] = {}
+    for product, part in zip(products, parts, strict=True):
+        place = tuple(_part(product, axis, shape) for axis in others)
+        met.setdefault((product.inputs, place), set()).update(part.indices or ())
+    return len(set(map(frozenset, met.values()))) == 1
+
+
 def _different(axis: int) -> NotUnderstoodError:
     return NotUnderstoodError(
         f"a part of axis {axis} is used at a time, with different inputs; jax.lax.scan over that"
@@ -91,43 +112,7 @@ def _different(axis: int) -> NotUnderstoodError:
     )
 
 
-def _check_loops(products: Sequence[_Product], sliced: Sequence[int]) -> None:
-    """Checks that the inputs do not change while a loop takes one part after another.
-
-    Raises:
-      NotUnderstoodError: they do, or there are several and it is not known which part each takes.
-    """
-    several = len({product.inputs for product in products}) > 1
-    for product in products:
-        for part in product.parts:
-            changing = product.levels >= part.levels > 0
-            if part.axis in sliced and part.indices is None and (several or changing):
-                raise _different(part.axis)
-
-
-def _indices(product: _Product, axis: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the indices of an axis that a product takes."""
-    for part in product.parts:
-        if part.axis == axis and part.indices is not None:
-            return part.indices
-    return tuple(range(shape[axis]))
-
-
-def _is_output(products: Sequence[_Product], sliced: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether all inputs meet the same indices of the first of the sliced axes."""
-    blocks = [_blocks([_indices(product, axis, shape) for product in products]) for axis in sliced]
-    met: dict[Any, set[Any]] = {}
-    for product, first, *others in zip(products, *blocks, strict=True):
-        for place in itertools.product(*others):
-            met.setdefault((product.inputs, place), set()).update(first)
-    return len(set(map(frozenset, met.values()))) == 1
-
-
-def _blocks(some: Sequence[tuple[int, ...]]) -> list[frozenset[Any]]:
-    """Returns each of some sets of indices as a set of blocks, which they have in common or not."""
-    kinds = {indices: frozenset(indices) for indices in some}
-    of_index: dict[int, tuple[bool, ...]] = {}
-    for index in frozenset().union(*kinds.values()):
-        of_index[index] = tuple(index in kind for kind in kinds.values())
-    found = {indices: frozenset(of_index[i] for i in indices) for indices in kinds}
-    return [found[indices] for indices in some]
+def _part(product: _Product, axis: int, shape: Sequence[int]) -> Part:
+    """Returns what a product takes of an axis."""
+    whole = Part(axis, range(shape[axis]), shape[axis], in_loop=False)
+    return next((part for part in product.parts if part.axis == axis), whole)

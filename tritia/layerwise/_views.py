@@ -38,12 +38,14 @@ class Part(NamedTuple):
     Attributes:
       axis: of the parameter.
       indices: those of the axis that are left, in order; None where they are not known.
-      levels: the number of loops that the last slice lies in.
+      size: how many are left.
+      in_loop: whether indices that are not known may change from pass to pass of a loop.
     """
 
     axis: int
-    indices: tuple[int, ...] | None
-    levels: int
+    indices: Sequence[int] | None
+    size: int
+    in_loop: bool
 
 
 class View(NamedTuple):
@@ -247,23 +249,26 @@ def sliced(view: View, shape: Sequence[int], kept: Sequence[slice | None]) -> Vi
             if len(named) != 1:
                 raise NotUnderstoodError("a part of several axes at once is used")
             axis = named.pop()
-            before = parts[axis].indices if axis in parts else tuple(range(view.shape[axis]))
+            before = parts[axis].indices if axis in parts else range(view.shape[axis])
             indices = _remaining(before, view.shape[axis], factors, some)
-            parts[axis] = Part(axis, indices, len(view.levels))
+            in_loop = bool(view.levels) or (axis in parts and parts[axis].in_loop)
+            parts[axis] = Part(axis, indices, size, in_loop)
             factors = (Factor(axis, 1, size, partial=True),)
         axes.append(factors)
     return view._replace(axes=tuple(axes), parts=tuple(sorted(parts.values())))
 
 
 def _remaining(
-    indices: tuple[int, ...] | None, size: int, factors: Sequence[Factor], kept: slice | None
-) -> tuple[int, ...] | None:
+    indices: Sequence[int] | None, size: int, factors: Sequence[Factor], kept: slice | None
+) -> Sequence[int] | None:
     """Returns which indices of an axis of this size are left after a slice of factors of it."""
     if indices is None or kept is None or len(factors) != 1:
         return None
     (factor,) = factors
+    if factor.size == len(indices):
+        return indices[kept]
     if factor.partial:
-        return indices[kept] if factor.size == len(indices) else None
+        return None
     digits = range(factor.size)[kept]
     stride = size // (factor.before * factor.size)
     return tuple(index for index in indices if index // stride % factor.size in digits)

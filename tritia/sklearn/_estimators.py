@@ -189,9 +189,9 @@ class TiamRegressor(RegressorMixin, _Perceptron):
     r"""A multilayer perceptron that predicts numbers from the rows of a table, untuned.
 
     As `TiamClassifier`, with the squared error of standardised targets; the predictions of the
-    networks are averaged. The slope of a squared error has no bound, so that a minibatch moves the
-    weights of an output by a tenth of their norm at most (`optax.adaptive_grad_clip`): rows far out
-    do not make it diverge.
+    networks are averaged. The slope of a squared error has no bound, so that the step of a
+    minibatch, before inertia, is cut at a tenth of the norm of an output's weights
+    (`optax.adaptive_grad_clip`): rows far out do not make it diverge.
 
     Args:
       hidden_layer_sizes: the widths of the hidden layers.
@@ -259,8 +259,9 @@ def _check_sizes(sizes: Any) -> tuple[int, ...]:
 def _standard(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of each column and its standard deviation, 0 for a constant one."""
     mean = np.average(x, axis=0, weights=weights)
-    largest = np.max(np.abs(x - mean), axis=0)  # whose square may be too large, or too small
-    share = (x - mean) / np.where(largest > 0, largest, 1)
+    centred = np.where(weights[:, None] > 0, x - mean, 0)
+    largest = np.max(np.abs(centred), axis=0)  # whose square may be too large, or too small
+    share = centred / np.where(largest > 0, largest, 1)
     deviation = largest * np.sqrt(np.average(share**2, axis=0, weights=weights))
     varies = deviation > 10 * np.finfo(float).eps * np.abs(mean)
     return mean, np.where(varies, deviation, 0)
