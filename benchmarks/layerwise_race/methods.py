@@ -184,7 +184,7 @@ def _spectral_momentum(
 
 def psgd_kron(setting: Setting, rate: Schedule) -> optax.GradientTransformation:
     """PSGD with Kronecker factors, by rollfast: a relative of Shampoo without its roots."""
-    import rollfast
+    import rollfast  # pyright: ignore[reportMissingImports]
 
     return rollfast.kron(rate, weight_decay=setting["weight_decay"], weight_decay_mask=kernels)
 
