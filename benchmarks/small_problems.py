@@ -34,6 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tritia
+from benchmarks.families import outputs
 from benchmarks.tiam_cost import tiam_step
 from tritia.sklearn import TiamClassifier, TiamRegressor
 
@@ -106,9 +107,7 @@ def outputs_of_tiam(
 
     step, start = tiam_step(solver), (params, solver.init(params))
     (params, _), _ = jax.lax.scan(lambda at, _: (step(*at, x, y), None), start, length=50)
-    for layer in params[:-1]:
-        test_x = jax.nn.relu(test_x @ layer["kernel"] + layer["bias"])
-    return test_x @ params[-1]["kernel"] + params[-1]["bias"]
+    return outputs(params, test_x)
 
 
 def print_restarts(seeds: int) -> None:

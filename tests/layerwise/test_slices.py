@@ -149,35 +149,25 @@ def test_a_stack_that_is_used_twice_has_the_inputs_of_both():
     _check_grams(mixed["w"], expected["w"].axes, expected["w"].gram())
 
 
-def test_an_unrolled_stack_within_a_scan():
-    """Blocks of two layers: the loop runs over blocks, the slices are of the axis before it."""
+def _loop_within_a_scan(p, x):
+    """The scan runs over blocks of two layers, the slices are of the axis before it."""
+
+    def block(x, w):
+        return jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]), None
+
+    return jax.lax.scan(block, x, p["w"].swapaxes(0, 1))[0]
+
+
+def _loop_within_a_loop(p, x):
+    for j in range(LAYERS):
+        for i in range(2):
+            x = jnp.tanh(x @ p["w"][i, j])
+    return x
+
+
+@pytest.mark.parametrize("model", [_loop_within_a_scan, _loop_within_a_loop])
+def test_unrolled_stacks_of_stacks(model):
     params = {"w": _normal(2, 2, LAYERS, D, D)}
-
-    def model(p, x):
-        def block(x, w):
-            return jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]), None
-
-        return jax.lax.scan(block, x, p["w"].swapaxes(0, 1))[0]
-
-    grams, rows = {}, X
-    for i in range(LAYERS):
-        for j in range(2):
-            grams[j, i] = _gram(rows)
-            rows = jnp.tanh(rows @ params["w"][j, i])
-    inputs, _ = _traced(model, params, X)
-    in_order = [grams[place] for place in sorted(grams)]
-    _check_grams(inputs["w"], MatrixAxes((2,), (3,)), in_order)
-
-
-def test_unrolled_stacks_of_stacks():
-    params = {"w": _normal(2, 2, LAYERS, D, D)}
-
-    def model(p, x):
-        for j in range(LAYERS):
-            for i in range(2):
-                x = jnp.tanh(x @ p["w"][i, j])
-        return x
-
     grams, rows = {}, X
     for j in range(LAYERS):
         for i in range(2):

@@ -13,6 +13,9 @@ from tritia.inertia._extrapolation import extrapolate
 from tritia.inertia._polyak_average import PolyakAverageState
 from tritia.inertia._triple_inertia import TripleInertiaState
 
+EVALUATED_STATES = (TripleInertiaState, PolyakAverageState)
+"""Those that hold an iterate to evaluate, of which `eval_params` makes params."""
+
 
 def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     r"""Returns the iterate of `triple_inertia` or the average of `polyak_average`, to save.
@@ -51,7 +54,7 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
       >>> print(params["w"], tritia.eval_params(state, params)["w"])
       [1.05] [1.5]
     """
-    wrappers = find_states(state, (TripleInertiaState, PolyakAverageState))
+    wrappers = find_states(state, EVALUATED_STATES)
     if not wrappers:
         raise ValueError(
             "state holds no state of tritia.triple_inertia, tritia.triple_momentum or"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from tritia._names import leaf_names
 from tritia.layerwise._matrices import MatrixAxes
 from tritia.layerwise._origins import Origins
-from tritia.layerwise._recording import Record, evaluate
+from tritia.layerwise._recording import Record, Trace, evaluate
 from tritia.layerwise._slices import joined
 from tritia.layerwise._uses import LayerInputs, Use
 from tritia.layerwise._views import Constant, Data, NotUnderstoodError, whole
@@ -92,7 +93,7 @@ def with_layer_inputs(
     @functools.wraps(loss)
     def recorded(params: Any, *args: Any, **kwargs: Any) -> Any:
         names = leaf_names(params)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(f"params has several leaves of one name: {', '.join(twice)}.")
         _check_skip(skipped, names)
         leaves, structure = jax.tree.flatten(params)
@@ -129,7 +130,12 @@ def with_layer_inputs(
         values = jax.tree.leaves(inputs)
         origins = Origins()
         results, records = evaluate(
-            closed, closed.consts, values, kinds, [origins.new(0) for _ in values], origins, report
+            closed,
+            closed.consts,
+            values,
+            kinds,
+            [origins.new(0) for _ in values],
+            Trace(origins, report),
         )
         found = _collected(records, leaves, problems)
         if problems:

@@ -35,7 +35,7 @@ class Origins:
 
     def constant(self, value: Any) -> Origin:
         """Returns the origin of a constant of a program."""
-        return Origin(id(value), 0)
+        return self._numbered(("constant", id(value)), 0)
 
     def literal(self, literal: Any) -> Origin:
         """Returns the origin of a number in a program."""
@@ -61,7 +61,7 @@ class Origins:
         inside = list(origins)
         for i in range(consts, len(inside)):
             if i >= consts + carried:
-                inside[i] = Origin(("scan", origins[i].made), levels + 1)
+                inside[i] = self._numbered(("scan", origins[i].made), levels + 1)
             elif body.outvars[i - consts] is not body.invars[i]:
                 inside[i] = self.new(levels + 1)
         return inside

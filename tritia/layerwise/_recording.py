@@ -41,15 +41,27 @@ class Record(NamedTuple):
         return self.origin.made, self.settings
 
 
+class Trace(NamedTuple):
+    """Where in a trace a program is evaluated.
+
+    Attributes:
+      origins: of all values of the trace.
+      report: called with the parameters whose use is not understood.
+      levels: the number of loops that the program lies in.
+    """
+
+    origins: Origins
+    report: Report
+    levels: int = 0
+
+
 def evaluate(
     jaxpr: Any,
     consts: Sequence[Any],
     values: Sequence[Any],
     kinds: Sequence[Kind],
     come_from: Sequence[Origin],
-    origins: Origins,
-    report: Report,
-    levels: int = 0,
+    trace: Trace,
 ) -> tuple[list[Any], list[Record]]:
     """Evaluates a jaxpr as `jax.core.eval_jaxpr` does, and records products with parameters.
 
@@ -59,9 +71,7 @@ def evaluate(
       values: its arguments.
       kinds: what these are.
       come_from: where these come from.
-      origins: of all values of the trace.
-      report: called with the parameters whose use is not understood.
-      levels: the number of loops that the jaxpr lies in.
+      trace: where it is evaluated.
 
     Returns:
       The results, and the uses.
@@ -71,14 +81,15 @@ def evaluate(
     env.update(zip(inner.invars, values, strict=True))
     known: dict[Any, Kind] = dict.fromkeys(inner.constvars, Constant())
     known.update(zip(inner.invars, kinds, strict=True))
-    sources = dict(zip(inner.constvars, map(origins.constant, consts), strict=True))
+    sources = dict(zip(inner.constvars, map(trace.origins.constant, consts), strict=True))
     sources.update(zip(inner.invars, come_from, strict=True))
 
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, Literal) else env[variable]
 
     def origin_of(variable: Any) -> Origin:
-        return origins.literal(variable) if isinstance(variable, Literal) else sources[variable]
+        literal = isinstance(variable, Literal)
+        return trace.origins.literal(variable) if literal else sources[variable]
 
     records: dict[Any, Record] = {}
     for eqn in inner.eqns:
@@ -88,18 +99,19 @@ def evaluate(
         name = eqn.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
             results = _bind(eqn, operands)
-            _add(records, _records(eqn, operands, kinds, origin, report))
+            _add(records, _records(eqn, operands, kinds, origin, trace.report))
         elif any(isinstance(kind, View) for kind in kinds) and (
             propagation.called_by(eqn) is not None or name == "scan"
         ):
-            results, more = _evaluate_call(eqn, operands, kinds, origin, origins, report, levels)
+            results, more = _evaluate_call(eqn, operands, kinds, origin, trace)
             _add(records, more)
         else:
             results = _bind(eqn, operands)
         env.update(zip(eqn.outvars, results, strict=True))
-        after = propagation.kinds_after(eqn, kinds, report)
+        after = propagation.kinds_after(eqn, kinds, trace.report)
         known.update(zip(eqn.outvars, after, strict=True))
-        sources.update(zip(eqn.outvars, origins.after(eqn, origin, levels), strict=True))
+        made = trace.origins.after(eqn, origin, trace.levels)
+        sources.update(zip(eqn.outvars, made, strict=True))
     return list(map(read, inner.outvars)), list(records.values())
 
 
@@ -124,23 +136,19 @@ def _evaluate_call(
     operands: Sequence[Any],
     kinds: Sequence[Kind],
     come_from: Sequence[Origin],
-    origins: Origins,
-    report: Report,
-    levels: int,
+    trace: Trace,
 ) -> tuple[Sequence[Any], list[Record]]:
     name = eqn.primitive.name
     if name == "scan":
-        return _evaluate_scan(eqn, operands, kinds, come_from, origins, report, levels)
+        return _evaluate_scan(eqn, operands, kinds, come_from, trace)
     called = propagation.called_by(eqn)
     _, consts = body_of(called)
     if name in CALLS:
-        return evaluate(called, consts, operands, kinds, come_from, origins, report, levels)
+        return evaluate(called, consts, operands, kinds, come_from, trace)
     found: list[Record] = []
 
     def recorded(*values: Any) -> Any:
-        results, records = evaluate(
-            called, consts, values, kinds, come_from, origins, report, levels
-        )
+        results, records = evaluate(called, consts, values, kinds, come_from, trace)
         found[:] = records
         return results, [record.use for record in records]
 
@@ -163,22 +171,19 @@ def _evaluate_scan(
     operands: Sequence[Any],
     kinds: Sequence[Kind],
     come_from: Sequence[Origin],
-    origins: Origins,
-    report: Report,
-    levels: int,
+    trace: Trace,
 ) -> tuple[Sequence[Any], list[Record]]:
     consts, carried = propagation.scan_parts(eqn)
-    inside = propagation.kinds_in_scan(eqn, kinds, report)
-    within = origins.in_scan(eqn, come_from, levels)
+    inside = propagation.kinds_in_scan(eqn, kinds, trace.report)
+    within = trace.origins.in_scan(eqn, come_from, trace.levels)
+    deeper = trace._replace(levels=trace.levels + 1)
     body = eqn.params["jaxpr"]
     _, body_consts = body_of(body)
     found: list[Record] = []
 
     def step(carry: Any, slices: Any) -> Any:
         values = (*operands[:consts], *carry, *slices)
-        results, records = evaluate(
-            body, body_consts, values, inside, within, origins, report, levels + 1
-        )
+        results, records = evaluate(body, body_consts, values, inside, within, deeper)
         found[:] = records
         return results[:carried], (results[carried:], [record.use for record in records])
 

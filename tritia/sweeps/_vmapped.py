@@ -17,6 +17,7 @@ import optax
 import tritia
 from tritia._arguments import with_extra_args
 from tritia._trees import find_states
+from tritia.inertia._evaluation import EVALUATED_STATES
 from tritia.sweeps._chunks import bytes_of
 from tritia.sweeps._lanes import Axes, Lanes
 from tritia.sweeps._problem import Problem
@@ -184,7 +185,7 @@ def compile_runs(plan: Plan, settings: Any, keys: Any, data: Any, lanes: Lanes) 
 
 def iterate(state: Any, params: Any) -> Any:
     """Returns the params to evaluate: those of `tritia.eval_params`, where the state has them."""
-    if find_states(state, (tritia.TripleInertiaState, tritia.PolyakAverageState)):
+    if find_states(state, EVALUATED_STATES):
         return tritia.eval_params(state, params)
     return params
 

@@ -26,11 +26,8 @@ from tritia import _mesh as on_mesh
 from tritia._mesh import vary
 from tritia.alternating._blocks import dense
 from tritia.alternating._blocks.activations import Activation
-from tritia.alternating._blocks.rows import Spectrum
-from tritia.alternating._examples import Examples
 from tritia.alternating._full_batch.arrangement import Arrays, Biases, Start
-from tritia.alternating._full_batch.block_order import block_visits
-from tritia.alternating._full_batch.block_pass import BlockPass, BlockPassResult
+from tritia.alternating._full_batch.block_pass import BlockPassResult
 from tritia.alternating._full_batch.coefficients import Inertias
 from tritia.alternating._full_batch.problem import (
     Displacements,
@@ -38,59 +35,18 @@ from tritia.alternating._full_batch.problem import (
     Numbers,
     Rejected,
     Variables,
-    coupling_residual,
+)
+from tritia.alternating._full_batch.stacked_blocks import (
+    Block,
+    Report,
+    Shared,
+    apart,
+    block_value,
+    blocks_of,
+    together,
+    visit_block,
 )
 from tritia.alternating._network import Network
-
-
-class _Block(NamedTuple):
-    """A block B_l with what belongs to it, or a stack of such blocks.
-
-    Attributes:
-      kernel: W_l.
-      bias: b_l, or None.
-      z: z_l.
-      a: a_{l-1}; None for the first layer.
-      fit: a_{l-1} W_l + b_l.
-      kernel_step: how the last pass moved the kernel, where that is read.
-      activation_step: how it moved a, likewise.
-      tau: what backtracking accepted last, or None.
-      rho: the penalty of the fit.
-      mu: the weight decay.
-      gamma: the penalty of a_l - h(z_l); None for the last layer.
-      gamma_below: that of a_{l-1} - h(z_{l-1}); None for the first.
-    """
-
-    kernel: Any
-    bias: Any
-    z: Any
-    a: Any
-    fit: Any
-    kernel_step: Any
-    activation_step: Any
-    tau: Any
-    rho: Any
-    mu: Any
-    gamma: Any
-    gamma_below: Any
-
-
-class _Report(NamedTuple):
-    """What the visits of a block report.
-
-    Attributes:
-      moved: how far the kernel has moved.
-      tau: what backtracking accepted.
-      rejected_kernel: 0 or 1, as of `Rejected`.
-      rejected_z: a share.
-      rejected_a: a share; 0 for the first layer.
-    """
-
-    moved: Any
-    tau: Any
-    rejected_kernel: Any
-    rejected_z: Any
-    rejected_a: Any
 
 
 class LayerParallel(NamedTuple):
@@ -205,8 +161,8 @@ class LayerParallel(NamedTuple):
     def update(
         self, method: Method, numbers: Numbers, inertias: Inertias, start: Start
     ) -> BlockPassResult:
-        blocks = _blocks(numbers, start)
-        ends, slots = zip(*map(_apart, (blocks[0], blocks[2])), strict=True)
+        blocks = blocks_of(numbers, start)
+        ends, slots = zip(*map(apart, (blocks[0], blocks[2])), strict=True)
         # An array that occurs twice stays one, and Python numbers stay such.
         traced = {
             id(leaf): leaf for leaf in jax.tree.leaves(inertias) if isinstance(leaf, jax.Array)
@@ -216,9 +172,9 @@ class LayerParallel(NamedTuple):
             ends, examples, spectrum, traced, tau, eps = replicated
             slots, stack = split
             mine = jax.tree.map(lambda slot: slot[0], slots)
-            first, last = map(_together, ends, mine)
+            first, last = map(together, ends, mine)
             read = jax.tree.map(lambda leaf, name: traced.get(name, leaf), inertias, names)
-            shared = _Shared(method, read, examples, spectrum, tau, eps)
+            shared = Shared(method, read, examples, spectrum, tau, eps)
             return self._pass(shared, first, stack, last)
 
         names = jax.tree.map(id, inertias)
@@ -226,7 +182,7 @@ class LayerParallel(NamedTuple):
         found, kept = self._over_devices(run, replicated, (slots, blocks[1]))
         ends, end_reports, objective, loss, last_gap = found
         slots, stack, reports, gaps = kept
-        first, last = map(_together, ends, slots)
+        first, last = map(together, ends, slots)
         new = Variables(
             (first.kernel, stack.kernel, last.kernel),
             (first.bias, stack.bias, last.bias),
@@ -255,26 +211,26 @@ class LayerParallel(NamedTuple):
             jnp.sqrt(jnp.concatenate([jnp.sum(x**2, axis=(-2, -1)).reshape(-1) for x in steps])),
         )
 
-    def _pass(self, shared: _Shared, first: _Block, stack: _Block, last: _Block) -> Any:
+    def _pass(self, shared: Shared, first: Block, stack: Block, last: Block) -> Any:
         """One pass on a device, whose share of the stack is `stack`."""
         index, top = jax.lax.axis_index(self.axis), len(self.network.names) - 1
         on_first, on_last = index == 0, index == self.devices - 1
         even, odd = (jax.tree.map(lambda x, i=i: x[i::2], stack) for i in (0, 1))
-        visit_stacked = jax.vmap(functools.partial(_visit, shared, 1))
+        visit_stacked = jax.vmap(functools.partial(visit_block, shared, 1))
 
-        def below(first: _Block, even: _Block, odd: _Block) -> tuple[jax.Array, jax.Array]:
+        def below(first: Block, even: Block, odd: Block) -> tuple[jax.Array, jax.Array]:
             start = jnp.where(on_first, first.z, self._from_below(odd.z[-1]))
             return jnp.concatenate([start[None], odd.z[:-1]]), even.z
 
-        def visit_end(mine: jax.Array, layer: int, block: _Block, *neighbours: Any) -> Any:
-            def stay(block: _Block, *neighbours: Any) -> tuple[_Block, _Report]:
+        def visit_end(mine: jax.Array, layer: int, block: Block, *neighbours: Any) -> Any:
+            def stay(block: Block, *neighbours: Any) -> tuple[Block, Report]:
                 del neighbours
                 zero = jnp.zeros((), block.z.dtype)
                 moved = jnp.zeros_like(block.kernel)
-                return block, self._vary(_Report(moved, zero, zero, zero, zero))
+                return block, self._vary(Report(moved, zero, zero, zero, zero))
 
-            def go(block: _Block, *neighbours: Any) -> tuple[_Block, _Report]:
-                return self._vary(_visit(shared, layer, block, *neighbours))
+            def go(block: Block, *neighbours: Any) -> tuple[Block, Report]:
+                return self._vary(visit_block(shared, layer, block, *neighbours))
 
             return jax.lax.cond(mine, go, stay, block, *neighbours)
 
@@ -289,9 +245,9 @@ class LayerParallel(NamedTuple):
 
         stack, reports = jax.tree.map(in_turn, (even, even_reports), (odd, odd_reports))
         z_below = in_turn(*below(first, even, odd))
-        values, gaps = jax.vmap(functools.partial(_value, shared, 1))(stack, z_below)
-        first_value, _ = _value(shared, 0, first, first.z)
-        last_value, last_gap = _value(shared, top, last, odd.z[-1])
+        values, gaps = jax.vmap(functools.partial(block_value, shared, 1))(stack, z_below)
+        first_value, _ = block_value(shared, 0, first, first.z)
+        last_value, last_gap = block_value(shared, top, last, odd.z[-1])
         loss = shared.examples.rows.sum(
             shared.method.loss.value(last.z, shared.examples.targets)[:, None]
         )
@@ -300,7 +256,7 @@ class LayerParallel(NamedTuple):
             """What one device has, on every device."""
             return jax.tree.map(lambda x: jax.lax.psum(jnp.where(mine, x, 0), self.axis), tree)
 
-        (first_end, first_slot), (last_end, last_slot) = _apart(first), _apart(last)
+        (first_end, first_slot), (last_end, last_slot) = apart(first), apart(last)
         loss = of(on_last, loss)
         objective = (
             jax.lax.psum(jnp.sum(values), self.axis)
@@ -341,137 +297,6 @@ class LayerParallel(NamedTuple):
             out_specs=specs,
             axis_names={self.axis},
         )(replicated, split)
-
-
-class _Shared(NamedTuple):
-    """What all blocks of a pass read."""
-
-    method: Method
-    inertias: Inertias
-    examples: Examples
-    spectrum: Spectrum | None
-    tau: Any
-    eps: Any
-
-
-def _visit(
-    shared: _Shared, layer: int, block: _Block, z_below: jax.Array, a_above: jax.Array
-) -> tuple[_Block, _Report]:
-    """Updates a block; `layer` is where it stands in a network of its kind of layers."""
-    below = layer - 1
-
-    def at(*entries: tuple[int, Any]) -> Any:
-        """What a pass over all layers has in tuples and lists."""
-        return dict(entries)
-
-    state = BlockPass(
-        shared.method,
-        Numbers(
-            rho=at((layer, block.rho)),
-            gamma=at((below, block.gamma_below), (layer, block.gamma)),
-            mu=at((layer, block.mu)),
-            tau=shared.tau,
-            eps=shared.eps,
-        ),
-        shared.inertias,
-        shared.examples,
-        Displacements(
-            () if block.kernel_step is None else at((layer, block.kernel_step)),
-            () if block.activation_step is None else at((below, block.activation_step)),
-        ),
-        shared.spectrum if layer == 0 else None,
-        kernels=at((layer, block.kernel)),
-        biases=at((layer, block.bias)),
-        z=at((below, z_below), (layer, block.z)),
-        a=at((below, block.a), (layer, a_above)),
-        fits=at((layer, block.fit)),
-        moved=at((layer, None)),
-        tau=at((layer, block.tau)),
-        rejected_kernels={},
-        rejected_z={},
-        rejected_a=at((below, jnp.zeros((), block.z.dtype))),
-    )
-    for visit in block_visits(layer):
-        state.update(visit)
-    report = _Report(
-        state.moved[layer],
-        state.tau[layer],
-        state.rejected_kernels[layer],
-        state.rejected_z[layer],
-        state.rejected_a[below],
-    )
-    updated = block._replace(
-        kernel=state.kernels[layer],
-        bias=state.biases[layer],
-        z=state.z[layer],
-        a=state.a[below],
-        fit=state.fits[layer],
-    )
-    return updated, report
-
-
-def _value(
-    shared: _Shared, layer: int, block: _Block, z_below: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns a block's terms of the objective but the loss, and its coupling residual."""
-    rows, method = shared.examples.rows, shared.method
-    total = 0.5 * block.rho * rows.sum((block.z - block.fit) ** 2)
-    total += 0.5 * block.mu * jnp.sum(block.kernel**2)
-    if not layer:
-        return total, jnp.zeros_like(total)
-    activation = method.activations[layer - 1]
-    if method.coupling == "penalty":
-        total += 0.5 * block.gamma_below * rows.sum((block.a - activation.value(z_below)) ** 2)
-    return total, coupling_residual(activation, z_below, block.a, rows)
-
-
-def _blocks(numbers: Numbers, start: Start) -> tuple[_Block, _Block, _Block]:
-    """Returns the first block, the stacked ones and the last."""
-    kernels, biases, z, a = start.variables
-    displacements, tau = start.displacements, start.tau
-    steps: Any = displacements.kernels or (None,) * 3
-    moved: Any = displacements.activations or (None,) * 2
-    gamma = numbers.gamma or (None,) * (len(numbers.rho) - 1)
-
-    def block(part: int, pick: Callable[[Sequence[Any]], Any], above: Any, below: Any) -> _Block:
-        return _Block(
-            kernels[part],
-            biases[part],
-            z[part],
-            a[part - 1] if part else None,
-            start.fits[part],
-            steps[part],
-            moved[part - 1] if part else None,
-            pick(tau) if len(tau) else None,
-            pick(numbers.rho),
-            pick(numbers.mu),
-            above,
-            below,
-        )
-
-    def stacked(values: Sequence[Any]) -> jax.Array:
-        return jnp.stack(list(values))
-
-    return (
-        block(0, lambda x: x[0], gamma[0], None),
-        block(1, lambda x: stacked(x[1:-1]), stacked(gamma[1:]), stacked(gamma[:-1])),
-        block(2, lambda x: x[-1], None, gamma[-1]),
-    )
-
-
-_OF_ROWS = ("z", "a", "fit", "activation_step")
-
-
-def _apart(block: _Block) -> tuple[_Block, _Block]:
-    """Returns what is the same on every device, and the arrays of one row per example."""
-    empty = dict.fromkeys(_Block._fields)
-    of_rows = {name: getattr(block, name) for name in _OF_ROWS}
-    return block._replace(**dict.fromkeys(_OF_ROWS)), _Block(**{**empty, **of_rows})
-
-
-def _together(end: _Block, of_rows: _Block) -> _Block:
-    """Undoes `_apart`."""
-    return end._replace(**{name: getattr(of_rows, name) for name in _OF_ROWS})
 
 
 def layer_parallel(
