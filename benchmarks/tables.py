@@ -174,6 +174,21 @@ def print_tables(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> None
         print(f"\nAgainst {other}: ahead on {won}, behind on {len(lost)}: {', '.join(lost)}.")
 
 
+def print_seconds_by_fold(cells: Sequence[Cell]) -> None:
+    """Prints the seconds of a fit in the first fold, where programs are compiled, and later."""
+    print(f"\n| CPU seconds of fit | {' | '.join(METHODS)} |\n| --- |{' --- |' * len(METHODS)}")
+    for label, chosen in {
+        "first fold": [cell for cell in cells if cell.fold == 0],
+        "other folds": [cell for cell in cells if cell.fold > 0],
+    }.items():
+        by_method = [[cell.seconds for cell in chosen if cell.method == name] for name in METHODS]
+        for measure_name, measured in {
+            "mean": map(statistics.fmean, by_method),
+            "median": map(statistics.median, by_method),
+        }.items():
+            print(f"| {label}, {measure_name} | {' | '.join(f'{s:.2f}' for s in measured)} |")
+
+
 def draw(table: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> None:
     """Draws the mean ranks, and joins those that do not differ significantly."""
     from matplotlib.figure import Figure
@@ -236,6 +251,10 @@ def main() -> None:
     table = means(cells, arguments.folds)
     if table:
         print_tables(table)
+        if arguments.folds > 1:
+            print_seconds_by_fold(
+                [cell for cell in cells if cell.fold < arguments.folds and cell.table in table]
+            )
         if arguments.picture:
             draw(table, arguments.picture)
 
